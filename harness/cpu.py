@@ -1,0 +1,507 @@
+"""The part of a CPU's state that paging depends on.
+
+:class:`CpuState` holds plain ints: the control registers, EFER, RFLAGS, the protection-key
+registers and the CPL, with the :class:`CpuFeatures` of the CPU that they are in. It is checked
+once, when it is built: a state that a CPU in long mode cannot be in, or that is not modelled
+here, raises :class:`~harness.errors.CpuStateError` with the rule (``MODE`` or ``CR3``). From then
+on it is immutable, and what a walker asks of it (``root``, ``wp``, ``nxe``, ...) is a plain
+attribute, worked out beforehand::
+
+    >>> cpu = CpuState(cr3=0x1000, cpl=3).replace(cr4=CR4.PAE | CR4.SMEP)
+    >>> cpu.levels, hex(cpu.root), cpu.smep, cpu.user
+    (4, '0x1000', True, True)
+    >>> CpuState(cr0=CR0.PE)
+    Traceback (most recent call last):
+    harness.errors.CpuStateError: CR0.PG must be 1 in long mode, not 0 as in cr0=0x1
+
+:class:`CR0`, :class:`CR3`, :class:`CR4`, :class:`EFER`, :class:`RFLAGS` and :class:`ErrorCode`
+name the bits. Sources: SDM volume 3A, 2.5 (control registers), 2.2.1 (EFER), 4.7 (error code);
+volume 1, 3.4.3 (RFLAGS); AMD's APM volume 2, 3.1.7 (AMD's bits of EFER).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from operator import index
+from typing import Any, Self
+
+from harness.entry import ADDRESS_MASK
+from harness.errors import CaseError, CpuStateError
+from harness.layout import Layout, StrictLayout
+
+__all__ = ["CR0", "CR3", "CR4", "EFER", "RFLAGS", "CpuFeatures", "CpuState", "ErrorCode"]
+
+
+class CR0(StrictLayout):
+    """Control register 0."""
+
+    PE = 0, "protection enable"
+    MP = 1, "monitor coprocessor"
+    EM = 2, "emulation: x87 instructions raise #NM"
+    TS = 3, "task switched"
+    ET = 4, "extension type, always 1 today"
+    NE = 5, "numeric error: x87 errors raise #MF"
+    WP = 16, "write protect: a supervisor write obeys read-only pages"
+    AM = 18, "alignment mask: EFLAGS.AC turns alignment checks on at CPL 3"
+    NW = 29, "not write-through"
+    CD = 30, "cache disable"
+    PG = 31, "paging"
+
+
+class CR3(Layout):
+    """Control register 3; bits 51:12 are the address of the root table."""
+
+    PWT = 3, "write-through caching of the root table"
+    PCD = 4, "no caching of the root table"
+
+
+class CR4(StrictLayout):
+    """Control register 4."""
+
+    VME = 0, "virtual-8086 mode extensions"
+    PVI = 1, "protected-mode virtual interrupts"
+    TSD = 2, "time stamp disable: RDTSC is for CPL 0"
+    DE = 3, "debugging extensions"
+    PSE = 4, "page size extensions of 32-bit paging"
+    PAE = 5, "physical address extension: entries of 64 bits"
+    MCE = 6, "machine check enable"
+    PGE = 7, "global pages"
+    PCE = 8, "RDPMC is for every CPL"
+    OSFXSR = 9, "the OS supports FXSAVE and SSE"
+    OSXMMEXCPT = 10, "the OS handles #XM"
+    UMIP = 11, "user-mode instruction prevention: SGDT and its kin are for CPL 0"
+    LA57 = 12, "57-bit linear addresses, 5 levels"
+    VMXE = 13, "VMX enable"
+    SMXE = 14, "SMX enable"
+    FSGSBASE = 16, "RDFSBASE and its kin are for every CPL"
+    PCIDE = 17, "process-context identifiers in CR3 11:0"
+    OSXSAVE = 18, "the OS supports XSAVE"
+    SMEP = 20, "a supervisor does not fetch from user pages"
+    SMAP = 21, "a supervisor does not access the data of user pages, unless EFLAGS.AC is 1"
+    PKE = 22, "protection keys for user pages (PKRU)"
+    CET = 23, "control-flow enforcement"
+    PKS = 24, "protection keys for supervisor pages (IA32_PKRS)"
+    UINTR = 25, "user interrupts"
+    LAM_SUP = 28, "linear-address masking of supervisor pointers"
+
+
+class EFER(StrictLayout):
+    """The extended feature enable register, MSR 0xC000_0080."""
+
+    SCE = 0, "SYSCALL and SYSRET"
+    LME = 8, "long mode enable"
+    LMA = 10, "long mode active"
+    NXE = 11, "bit 63 of an entry forbids fetches"
+    SVME = 12, "SVM enable (AMD)"
+    LMSLE = 13, "long mode segment limit enable (AMD)"
+    FFXSR = 14, "fast FXSAVE (AMD)"
+    TCE = 15, "translation cache extension (AMD)"
+
+
+class RFLAGS(StrictLayout):
+    """The flags register."""
+
+    CF = 0, "carry"
+    ONE = 1, "always 1"
+    PF = 2, "parity"
+    AF = 4, "auxiliary carry"
+    ZF = 6, "zero"
+    SF = 7, "sign"
+    TF = 8, "trap after each instruction"
+    IF = 9, "interrupts are taken"
+    DF = 10, "string instructions run downwards"
+    OF = 11, "overflow"
+    IOPL_LOW = 12, "bit 0 of the I/O privilege level"
+    IOPL_HIGH = 13, "bit 1 of the I/O privilege level"
+    NT = 14, "nested task"
+    RF = 16, "resume after a breakpoint"
+    VM = 17, "virtual-8086 mode, which long mode does not have"
+    AC = 18, "alignment check; at CPL 0 to 2 with SMAP: user pages may be accessed"
+    VIF = 19, "virtual interrupt flag"
+    VIP = 20, "virtual interrupt pending"
+    ID = 21, "CPUID can be used"
+
+
+class ErrorCode(Layout):
+    """The error code of a page fault (SDM volume 3A, figure 4-12)."""
+
+    P = 0, "the entries were all present: a right was violated, or a reserved bit set"
+    W = 1, "a write"
+    U = 2, "an access at CPL 3"
+    RSVD = 3, "a reserved bit was set in a present entry"
+    I = 4, "an instruction fetch"  # noqa: E741 - the manual's I/D
+    PK = 5, "a protection key forbids it"
+    SS = 6, "a shadow-stack access"
+    HLAT = 7, "during HLAT paging"
+    SGX = 15, "against SGX's own access rules"
+    RMP = 31, "against the reverse map table (AMD)"
+
+    def sentence(self) -> str:
+        """Return what the code says in words: who did what to what."""
+        who = "a user" if self & ErrorCode.U else "a supervisor"
+        what = "fetch" if self & ErrorCode.I else "write" if self & ErrorCode.W else "read"
+        if self & ErrorCode.RSVD:
+            why = "an entry has a reserved bit set"
+        elif self & ErrorCode.PK:
+            why = "the protection key forbids it"
+        elif self & ErrorCode.P:
+            why = "the page is present and its rights forbid it"
+        else:
+            why = "an entry is not present"
+        return f"{who} {what}: {why}"
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class CpuFeatures:
+    """What a CPU offers (its CPUID), as far as paging and its control bits depend on it.
+
+    :ivar maxphyaddr: bits of a physical address, 32 to 52.
+    :ivar pdpe1gb: 1 GiB pages.
+    :ivar la57: 5 levels.
+    :ivar nx: EFER.NXE.
+    :raises CpuStateError: when ``maxphyaddr`` is out of range.
+    """
+
+    maxphyaddr: int = 40
+    pdpe1gb: bool = True
+    la57: bool = True
+    nx: bool = True
+    smep: bool = True
+    smap: bool = True
+    pku: bool = True
+    pks: bool = True
+    pcid: bool = True
+    pge: bool = True
+    umip: bool = True
+    cet: bool = False
+    uintr: bool = False
+
+    def __post_init__(self) -> None:
+        # SDM volume 3A, 4.1.4: "MAXPHYADDR is at most 52"; 32 is what a CPU without PAE has.
+        if type(self.maxphyaddr) is not int or not 32 <= self.maxphyaddr <= 52:
+            raise CpuStateError(
+                f"maxphyaddr must be 32 to 52 bits, not {self.maxphyaddr!r}", rule="MODE"
+            )
+
+    def replace(self, **changes: Any) -> Self:
+        """Return the same features with some of them changed."""
+        return dataclasses.replace(self, **changes)
+
+    def differences(self) -> dict[str, int | bool]:
+        """Return the features that differ from the default ones."""
+        return {
+            name: getattr(self, name)
+            for name in _FEATURE_NAMES
+            if getattr(self, name) != getattr(_DEFAULT_FEATURES, name)
+        }
+
+    def __repr__(self) -> str:
+        arguments = ", ".join(f"{name}={value!r}" for name, value in self.differences().items())
+        return f"CpuFeatures({arguments})"
+
+
+_FEATURE_NAMES = tuple(feature.name for feature in dataclasses.fields(CpuFeatures))
+_DEFAULT_FEATURES = CpuFeatures()
+
+# Each register and its number of bits, in the order of the constructor.
+_REGISTERS = {
+    "cr0": 64,
+    "cr3": 64,
+    "cr4": 64,
+    "efer": 64,
+    "rflags": 64,
+    "pkru": 32,
+    "pkrs": 32,
+    "cpl": 2,
+}
+_LAYOUTS: dict[str, type[StrictLayout]] = {"cr0": CR0, "cr4": CR4, "efer": EFER, "rflags": RFLAGS}
+
+# What long mode needs (rule MODE), what it excludes, and what a CPU refuses without a feature.
+_MUST_BE_SET: tuple[tuple[str, StrictLayout], ...] = (
+    ("cr0", CR0.PE),
+    ("cr0", CR0.PG),
+    ("cr4", CR4.PAE),
+    ("efer", EFER.LME),
+    ("efer", EFER.LMA),
+)
+_MUST_BE_CLEAR: tuple[tuple[str, StrictLayout, str], ...] = (
+    ("rflags", RFLAGS.VM, "in long mode"),
+    ("cr4", CR4.LAM_SUP, "here: masked pointers are not modelled"),
+)
+_NEEDS: tuple[tuple[str, StrictLayout, str], ...] = (
+    ("efer", EFER.NXE, "nx"),
+    ("cr4", CR4.PGE, "pge"),
+    ("cr4", CR4.UMIP, "umip"),
+    ("cr4", CR4.LA57, "la57"),
+    ("cr4", CR4.PCIDE, "pcid"),
+    ("cr4", CR4.SMEP, "smep"),
+    ("cr4", CR4.SMAP, "smap"),
+    ("cr4", CR4.PKE, "pku"),
+    ("cr4", CR4.CET, "cet"),
+    ("cr4", CR4.PKS, "pks"),
+    ("cr4", CR4.UINTR, "uintr"),
+)
+
+# (attribute, register, bit): plain ints, because operations on an IntFlag take microseconds and a
+# campaign builds many states.
+_SWITCHES = (
+    ("wp", "cr0", int(CR0.WP)),
+    ("nxe", "efer", int(EFER.NXE)),
+    ("smep", "cr4", int(CR4.SMEP)),
+    ("smap", "cr4", int(CR4.SMAP)),
+    ("pke", "cr4", int(CR4.PKE)),
+    ("pks", "cr4", int(CR4.PKS)),
+    ("la57", "cr4", int(CR4.LA57)),
+    ("pcide", "cr4", int(CR4.PCIDE)),
+    ("ac", "rflags", int(RFLAGS.AC)),
+)
+_ALLOWED = tuple((register, layout, layout.mask()) for register, layout in _LAYOUTS.items())
+_SET = tuple((register, int(bit), bit) for register, bit in _MUST_BE_SET)
+_CLEAR = tuple((register, int(bit), bit, why) for register, bit, why in _MUST_BE_CLEAR)
+_FEATURE_BITS = tuple((register, int(bit), bit, feature) for register, bit, feature in _NEEDS)
+_NW, _CD, _WP, _CET = int(CR0.NW), int(CR0.CD), int(CR0.WP), int(CR4.CET)
+_RFLAGS_ONE = int(RFLAGS.ONE)
+
+
+def _derived() -> Any:
+    return field(init=False, repr=False, compare=False)
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class CpuState:
+    """A CPU in long mode, as far as paging depends on it.
+
+    The default is what a kernel has at CPL 0: 4 levels, CR0.WP and EFER.NXE on, the rest off.
+
+    :ivar cr0: control register 0.
+    :ivar cr3: control register 3: the root table's address and flags or PCID.
+    :ivar cr4: control register 4.
+    :ivar efer: the MSR EFER.
+    :ivar rflags: the flags; bit 1 is always 1, also when it is not given.
+    :ivar pkru: rights of user pages' protection keys.
+    :ivar pkrs: rights of supervisor pages' protection keys.
+    :ivar cpl: the current privilege level, 0 to 3.
+    :ivar features: what the CPU offers.
+    :ivar levels: 4 or 5, by CR4.LA57.
+    :ivar root: the root table's address, CR3 bits 51:12 (rule ``CR3``).
+    :ivar user: whether the CPL is 3.
+    :ivar wp: CR0.WP.
+    :ivar nxe: EFER.NXE.
+    :ivar smep: CR4.SMEP.
+    :ivar smap: CR4.SMAP.
+    :ivar pke: CR4.PKE.
+    :ivar pks: CR4.PKS.
+    :ivar la57: CR4.LA57.
+    :ivar pcide: CR4.PCIDE.
+    :ivar ac: RFLAGS.AC.
+    :ivar maxphyaddr: bits of a physical address.
+    :ivar pdpe1gb: whether a PDPTE may map a page.
+    :ivar reserved_address: bits 51:MAXPHYADDR, reserved in every entry (rule ``RSVD_ADDR``).
+    :raises CpuStateError: when the CPU cannot be in that state or it is not modelled.
+    """
+
+    cr0: int = 0x8005_0033
+    cr3: int = 0
+    cr4: int = 0x20
+    efer: int = 0xD00
+    rflags: int = 0x2
+    pkru: int = 0
+    pkrs: int = 0
+    cpl: int = 0
+    features: CpuFeatures = _DEFAULT_FEATURES
+
+    levels: int = _derived()
+    root: int = _derived()
+    user: bool = _derived()
+    wp: bool = _derived()
+    nxe: bool = _derived()
+    smep: bool = _derived()
+    smap: bool = _derived()
+    pke: bool = _derived()
+    pks: bool = _derived()
+    la57: bool = _derived()
+    pcide: bool = _derived()
+    ac: bool = _derived()
+    maxphyaddr: int = _derived()
+    pdpe1gb: bool = _derived()
+    reserved_address: int = _derived()
+
+    def __post_init__(self) -> None:
+        put = object.__setattr__
+        for register, bits in _REGISTERS.items():
+            value = int(index(getattr(self, register)))
+            if value >> bits:
+                raise CpuStateError(
+                    f"{register} must fit in {bits} bits, not be {value:#_x}", rule="MODE"
+                )
+            put(self, register, value)
+        put(self, "rflags", self.rflags | _RFLAGS_ONE)
+        self._check_mode()
+        features = self.features
+        if self.cr3 >> features.maxphyaddr:
+            raise CpuStateError(
+                f"the bits of CR3 from bit {features.maxphyaddr} (maxphyaddr) up must be 0, "
+                f"not {self.cr3 >> features.maxphyaddr << features.maxphyaddr:#_x} "
+                f"(in {self.cr3:#_x})",
+                rule="CR3",
+            )
+        for attribute, register, bit in _SWITCHES:
+            put(self, attribute, bool(getattr(self, register) & bit))
+        put(self, "levels", 5 if self.la57 else 4)
+        put(self, "root", self.cr3 & ADDRESS_MASK)
+        put(self, "user", self.cpl == 3)
+        put(self, "maxphyaddr", features.maxphyaddr)
+        put(self, "pdpe1gb", features.pdpe1gb)
+        put(self, "reserved_address", (1 << 52) - (1 << features.maxphyaddr))
+
+    def _check_mode(self) -> None:
+        for register, layout, allowed in _ALLOWED:
+            value = getattr(self, register)
+            if value & ~allowed:
+                layout(value)  # raises, naming the reserved bits
+        for register, bit, member in _SET:
+            if not getattr(self, register) & bit:
+                raise self._refusal(register, member, "must be 1 in long mode, not 0")
+        for register, bit, member, why in _CLEAR:
+            if getattr(self, register) & bit:
+                raise self._refusal(register, member, f"must be 0 {why}, not 1")
+        for register, bit, member, feature in _FEATURE_BITS:
+            if getattr(self, register) & bit and not getattr(self.features, feature):
+                raise self._refusal(
+                    register, member, f"must be 0 on a CPU without the feature {feature}, not 1"
+                )
+        # SDM volume 2B, MOV to control registers: these raise #GP(0).
+        if self.cr0 & _NW and not self.cr0 & _CD:
+            raise self._refusal("cr0", CR0.NW, "must be 0 while CR0.CD is 0, not 1")
+        if self.cr4 & _CET and not self.cr0 & _WP:
+            raise self._refusal("cr4", CR4.CET, "must be 0 while CR0.WP is 0, not 1")
+
+    def _refusal(self, register: str, member: StrictLayout, must: str) -> CpuStateError:
+        value = getattr(self, register)
+        return CpuStateError(f"{member!r} {must} as in {register}={value:#_x}", rule="MODE")
+
+    @property
+    def cr0_bits(self) -> CR0:
+        """Give CR0 with named bits."""
+        return CR0(self.cr0)
+
+    @property
+    def cr4_bits(self) -> CR4:
+        """Give CR4 with named bits."""
+        return CR4(self.cr4)
+
+    @property
+    def efer_bits(self) -> EFER:
+        """Give EFER with named bits."""
+        return EFER(self.efer)
+
+    @property
+    def rflags_bits(self) -> RFLAGS:
+        """Give RFLAGS with named bits."""
+        return RFLAGS(self.rflags)
+
+    def replace(self, **changes: Any) -> Self:
+        """Return the same state with some fields changed, checked again.
+
+        :param changes: fields of the constructor.
+        :raises CpuStateError: when the CPU cannot be in that state.
+        """
+        return dataclasses.replace(self, **changes)
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, object], *, default: CpuState | None = None) -> CpuState:
+        """Return the state that the ``cpu`` object of a case describes.
+
+        :param data: ``cr0`` ... ``cpl``, ``pkrs``, ``maxphyaddr`` and ``features``; numbers are
+            ints or hex strings.
+        :param default: what is left out is taken from here.
+        :raises CaseError: for an unknown key or a value of the wrong kind.
+        :raises CpuStateError: when the CPU cannot be in that state.
+        """
+        base = default or cls()
+        if not isinstance(data, Mapping):
+            raise CaseError(f"cpu must be an object, not {data!r}")
+        values: dict[str, int] = {}
+        features: dict[str, int | bool] = {}
+        for key, value in data.items():
+            if key in _REGISTERS:
+                values[key] = _number(f"cpu.{key}", value)
+            elif key == "maxphyaddr":
+                features[key] = _number("cpu.maxphyaddr", value)
+            elif key == "features":
+                features |= _features(value)
+            else:
+                known = ", ".join([*_REGISTERS, "maxphyaddr", "features"])
+                raise CaseError(f"a key of cpu must be one of {known}, not {key!r}")
+        return base.replace(features=base.features.replace(**features), **values)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the ``cpu`` object of a case: every register, and the features that differ."""
+        result: dict[str, Any] = {
+            register: f"{getattr(self, register):#x}" for register in _REGISTERS
+        }
+        result["cpl"] = self.cpl
+        result["maxphyaddr"] = self.maxphyaddr
+        features = self.features.differences()
+        features.pop("maxphyaddr", None)
+        if features:
+            result["features"] = features
+        return result
+
+    def __repr__(self) -> str:
+        default = _DEFAULT_STATE
+        parts = [
+            f"{register}={getattr(self, register):#_x}"
+            for register in _REGISTERS
+            if getattr(self, register) != getattr(default, register)
+        ]
+        if self.features != default.features:
+            parts.append(f"features={self.features!r}")
+        return f"CpuState({', '.join(parts)})"
+
+    def describe(self) -> str:
+        """Return the state for people: one line for each register, with its bits by name."""
+        lines = [
+            f"{register.upper():<7}{getattr(self, register):#_x}  {layout(getattr(self, register))}"
+            for register, layout in _LAYOUTS.items()
+        ]
+        lines.insert(1, f"CR3    {self.cr3:#_x}  root table at {self.root:#_x}")
+        lines.append(f"PKRU   {self.pkru:#_x}")
+        lines.append(f"PKRS   {self.pkrs:#_x}")
+        lines.append(f"CPL    {self.cpl}")
+        lines.append(f"{self.levels} levels, {self.maxphyaddr} bits of physical address")
+        return "\n".join(lines)
+
+
+_DEFAULT_STATE = CpuState()
+
+
+def _number(key: str, value: object) -> int:
+    number = value
+    if isinstance(value, str):
+        try:
+            number = int(value, 0)
+        except ValueError:
+            number = None
+    if type(number) is not int or number < 0:
+        raise CaseError(f"{key} must be a number or a hex string, not {value!r}")
+    return number
+
+
+def _features(value: object) -> dict[str, int | bool]:
+    if not isinstance(value, Mapping):
+        raise CaseError(f"cpu.features must be an object, not {value!r}")
+    result: dict[str, int | bool] = {}
+    for name, offered in value.items():
+        if name not in _FEATURE_NAMES:
+            known = ", ".join(_FEATURE_NAMES)
+            raise CaseError(f"a key of cpu.features must be one of {known}, not {name!r}")
+        if name == "maxphyaddr":
+            result[name] = _number("cpu.features.maxphyaddr", offered)
+        elif isinstance(offered, bool):
+            result[name] = offered
+        else:
+            raise CaseError(f"cpu.features.{name} must be true or false, not {offered!r}")
+    return result
