@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import enum
 from operator import index
 from typing import Any, NoReturn, Self, SupportsIndex
 
@@ -15,6 +16,7 @@ __all__ = [
     "ENTRIES_PER_TABLE",
     "LEVEL_NAMES",
     "Address",
+    "PageSize",
     "align_down",
     "align_up",
     "entry_name",
@@ -103,6 +105,38 @@ def _bits(levels: int) -> int:
         return ADDRESS_BITS[levels]
     except KeyError:
         raise AddressError(f"levels must be 4 or 5, not {levels!r}") from None
+
+
+class PageSize(enum.IntEnum):
+    """The three sizes of pages, in bytes."""
+
+    Size4KiB = 1 << 12
+    Size2MiB = 1 << 21
+    Size1GiB = 1 << 30
+
+    @classmethod
+    def of_level(cls, level: int) -> PageSize:
+        """Return the size of the pages that an entry of that level maps.
+
+        :param level: 1, 2 or 3.
+        :raises AddressError: for a level whose entries map no pages.
+        """
+        if level not in (1, 2, 3):
+            raise AddressError(f"a page is mapped at level 1, 2 or 3, not {level!r}")
+        return cls(1 << (3 + 9 * level))
+
+    @property
+    def level(self) -> int:
+        """Give the level of the entry that maps a page of this size: 1, 2 or 3."""
+        return (self.bit_length() - 4) // 9
+
+    @property
+    def letter(self) -> str:
+        """Give the short name: ``4K``, ``2M`` or ``1G``."""
+        return {1: "4K", 2: "2M", 3: "1G"}[self.level]
+
+    def __repr__(self) -> str:
+        return f"PageSize.{self.name}"
 
 
 class Address:

@@ -29,8 +29,8 @@ its page ranges panic at the gap.
 
 from __future__ import annotations
 
-import enum
 from collections.abc import Iterator
+from functools import total_ordering
 from operator import index
 from typing import Any, ClassVar, Generic, Self, SupportsIndex, TypeGuard, TypeVar
 
@@ -39,6 +39,7 @@ from harness._address import (
     ENTRIES_PER_TABLE,
     LEVEL_NAMES,
     Address,
+    PageSize,
     align_down,
     align_up,
     entry_name,
@@ -66,38 +67,6 @@ __all__ = [
     "sign_extend",
     "table_name",
 ]
-
-
-class PageSize(enum.IntEnum):
-    """The three sizes of pages, in bytes."""
-
-    Size4KiB = 1 << 12
-    Size2MiB = 1 << 21
-    Size1GiB = 1 << 30
-
-    @classmethod
-    def of_level(cls, level: int) -> PageSize:
-        """Return the size of the pages that an entry of that level maps.
-
-        :param level: 1, 2 or 3.
-        :raises AddressError: for a level whose entries map no pages.
-        """
-        if level not in (1, 2, 3):
-            raise AddressError(f"a page is mapped at level 1, 2 or 3, not {level!r}")
-        return cls(1 << (3 + 9 * level))
-
-    @property
-    def level(self) -> int:
-        """Give the level of the entry that maps a page of this size: 1, 2 or 3."""
-        return (self.bit_length() - 4) // 9
-
-    @property
-    def letter(self) -> str:
-        """Give the short name: ``4K``, ``2M`` or ``1G``."""
-        return {1: "4K", 2: "2M", 3: "1G"}[self.level]
-
-    def __repr__(self) -> str:
-        return f"PageSize.{self.name}"
 
 
 class VirtAddr(Address):
@@ -274,6 +243,7 @@ class PhysAddr(Address):
 _A = TypeVar("_A", VirtAddr, PhysAddr)
 
 
+@total_ordering
 class _Chunk(Generic[_A]):
     # What pages and frames share: an aligned start and a size.
     __slots__ = ("_size", "_start")
@@ -347,15 +317,6 @@ class _Chunk(Generic[_A]):
 
     def __lt__(self, other: Self) -> bool:
         return self._start < other._start if self._comparable(other) else NotImplemented
-
-    def __le__(self, other: Self) -> bool:
-        return self._start <= other._start if self._comparable(other) else NotImplemented
-
-    def __gt__(self, other: Self) -> bool:
-        return self._start > other._start if self._comparable(other) else NotImplemented
-
-    def __ge__(self, other: Self) -> bool:
-        return self._start >= other._start if self._comparable(other) else NotImplemented
 
     def __contains__(self, address: object) -> bool:
         if not isinstance(address, self._kind):
