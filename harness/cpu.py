@@ -133,7 +133,7 @@ _SWITCHES = (
     ("smep", "cr4", int(CR4.SMEP)),
     ("smap", "cr4", int(CR4.SMAP)),
     ("pke", "cr4", int(CR4.PKE)),
-    ("pks_enabled", "cr4", int(CR4.PKS)),
+    ("pks", "cr4", int(CR4.PKS)),
     ("la57", "cr4", int(CR4.LA57)),
     ("pcide", "cr4", int(CR4.PCIDE)),
     ("ac", "rflags", int(RFLAGS.AC)),
@@ -173,7 +173,7 @@ class CpuState:
     :ivar smep: CR4.SMEP.
     :ivar smap: CR4.SMAP.
     :ivar pke: CR4.PKE.
-    :ivar pks_enabled: CR4.PKS (``pkrs`` is the register).
+    :ivar pks: CR4.PKS (``pkrs`` is the register).
     :ivar la57: CR4.LA57.
     :ivar pcide: CR4.PCIDE.
     :ivar ac: RFLAGS.AC.
@@ -201,7 +201,7 @@ class CpuState:
     smep: bool = _derived()
     smap: bool = _derived()
     pke: bool = _derived()
-    pks_enabled: bool = _derived()
+    pks: bool = _derived()
     la57: bool = _derived()
     pcide: bool = _derived()
     ac: bool = _derived()

@@ -184,6 +184,9 @@ class PhysicalMemory:
                 return self._quads[pa >> 3]  # type: ignore[operator]
         except TypeError:
             pa = _physical(pa)
+        offset = self.offset(pa)
+        if offset >= 0 and not offset & 7:
+            return self._quads[offset >> 3]
         return int.from_bytes(self.read(pa, 8), "little")
 
     def write_u64(self, pa: _Address, value: int) -> None:
@@ -196,8 +199,9 @@ class PhysicalMemory:
         value = index(value)
         if value < 0 or value >> 64:
             raise InputError(f"a word must fit in 64 bits, not be {value:#_x}")
-        if pa & 7 == 0 and 0 <= pa < self._low_end:
-            self._quads[pa >> 3] = value
+        offset = self.offset(pa)
+        if offset >= 0 and not offset & 7:
+            self._quads[offset >> 3] = value
         else:
             self.write(pa, value.to_bytes(8, "little"))
 
