@@ -392,7 +392,7 @@ def denial(cpu: CpuState, access: Access, granted: int, key: int) -> str | None:
         limits = 0
         if user_page and cpu.pke:  # PKU
             limits = cpu.pkru >> 2 * key
-        elif not user_page and cpu.pks_enabled:  # PKS
+        elif not user_page and cpu.pks:  # PKS
             limits = cpu.pkrs >> 2 * key
         if limits & 1 or (limits & 2 and write and (user or cpu.wp)):
             return "PKU" if user_page else "PKS"
