@@ -21,7 +21,7 @@ Either raises a `BootError` when it has no frame left.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol, Self
 
@@ -145,9 +145,12 @@ class FrameSource(Protocol):
     def available(self, region_type: MemoryRegionType) -> int:
         """Count the frames that `allocate` can still give for a purpose."""
 
-    def kernel_file(self, pages: int) -> list[int]:
-        """Give the addresses of frames for the pages of the kernel's file, in order.
+    def kernel_file(self, needed: Sequence[int], total: int) -> dict[int, int]:
+        """Give frames for the pages of the kernel's file.
 
+        :param needed: numbers of the pages that segments use
+        :param total: how many pages the file has
+        :returns: the frame's address for each page that gets one, all needed ones among them
         :raises BootError: when there are not so many
         """
 
@@ -205,14 +208,11 @@ class BootloaderFrames:
         self.mark(FrameRange(frame, frame + FRAME_SIZE), region_type)
         return frame
 
-    def kernel_file(self, pages: int) -> list[int]:
-        """Give the frames from `KERNEL_FILE` up.
-
-        :raises BootError: when they are not all usable
-        """
-        area = FrameRange(self.KERNEL_FILE, self.KERNEL_FILE + pages * FRAME_SIZE)
+    def kernel_file(self, needed: Sequence[int], total: int) -> dict[int, int]:
+        """Give all pages of the file the frames from `KERNEL_FILE` up, as `FrameSource` says."""
+        area = FrameRange(self.KERNEL_FILE, self.KERNEL_FILE + total * FRAME_SIZE)
         self.mark(area, _Type.Kernel)
-        return list(area.frames())
+        return dict(enumerate(area.frames()))
 
     def mark(self, area: FrameRange, region_type: MemoryRegionType) -> None:
         """Take a certain range of frames out of a usable region.
@@ -286,12 +286,9 @@ class PrintoutFrames:
         self._left[region_type] -= 1
         return frame
 
-    def kernel_file(self, pages: int) -> list[int]:
-        """Give frames of the Kernel regions, from the largest region first.
-
-        :raises BootError: when they have not so many
-        """
-        return [self.allocate(_Type.Kernel) for _ in range(pages)]
+    def kernel_file(self, needed: Sequence[int], total: int) -> dict[int, int]:
+        """Give the needed pages frames of the Kernel regions, as `FrameSource` says."""
+        return {page: self.allocate(_Type.Kernel) for page in needed}
 
 
 def _check_sorted(memory_map: tuple[MemoryRegion, ...]) -> None:
