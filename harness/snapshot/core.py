@@ -1,0 +1,206 @@
+"""ELF core dumps as QEMU's ``dump-guest-memory`` writes them.
+
+Such a core holds the guest's RAM in PT_LOAD segments and, for each CPU, a ``CORE`` note for
+debuggers and a ``QEMU`` note with the control registers (``QEMUCPUState`` in QEMU's
+target/i386/arch_dump.c, version 1). Only physical addresses are looked at, so that dumps with and
+without ``-p`` (paging) read alike. What a walker needs and no note holds is given or assumed:
+
+- EFER. QEMU marks a core EM_X86_64 exactly when EFER.LMA = 1, and other cores are refused.
+  NXE is assumed (``efer=0xd00``), as every current kernel sets it.
+- PKRU, PKRS and the CPU's features, MAXPHYADDR among them. They are given in ``like``.
+
+Two segments may show one piece of RAM (a dump with ``-p`` has one for each mapping), and a piece
+that is mapped but was not stored (a device, say) has no bytes in the file: it is no RAM here.
+
+    (qemu) dump-guest-memory guest.core
+    snapshot = load_core("guest.core", like=CpuState(pkru=0x55555554))
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO, Final, NamedTuple
+
+from harness.cpu import CpuState
+from harness.errors import InputError
+from harness.jsontext import MAX_RAM
+from harness.memory import PhysicalMemory, Region
+from harness.snapshot.files import fill, open_file
+from harness.snapshot.model import Snapshot
+
+if TYPE_CHECKING:
+    from elftools.elf.elffile import ELFFile
+
+__all__ = ["ELF_MAGIC", "load_core"]
+
+ELF_MAGIC: Final = b"\x7fELF"
+
+_FRAME: Final = 4096
+# Program headers, 64-bit: QEMU writes one size only.
+_PHENTSIZE: Final = 56
+# A dump with paging has one for each run of pages; pyelftools reads some 50,000 a second.
+_MAX_SEGMENTS: Final = 1 << 20
+# version, size | rax ... r15 | rip, rflags | ten segments | cr0 ... cr4
+_STATE: Final = struct.Struct("<2I 16Q 2Q 240s 5Q")
+_SEGMENT: Final = struct.Struct("<4IQ")
+
+
+class _Piece(NamedTuple):
+    """Bytes of RAM that the file stores."""
+
+    pa: int
+    offset: int
+    size: int
+
+    @property
+    def end(self) -> int:
+        return self.pa + self.size
+
+
+def load_core(
+    path: str | os.PathLike[str],
+    *,
+    like: CpuState | None = None,
+    efer: int = 0xD00,
+    index: int = 0,
+) -> Snapshot:
+    """Read an ELF core that QEMU wrote of a guest in long mode.
+
+    :param path: the file.
+    :param like: a state that has what the core does not hold: PKRU, PKRS, the CPU's features.
+    :param efer: the EFER, which the core does not hold either.
+    :param index: which CPU, in the order of the QEMU notes.
+    :raises SnapshotError: when the file is no such core, is damaged or cut short, or has no CPU of
+        that index.
+    """
+    path = Path(path)
+    with open_file(path) as file:
+        file_size = os.fstat(file.fileno()).st_size
+        pieces, states = _parse(file, file_size)
+        if not 0 <= index < len(states):
+            raise InputError(
+                f"the core must hold a QEMU note of CPU {index}, and holds {len(states)} such notes"
+            )
+        cpu, cr2, rip = _cpu_state(states[index], like or CpuState(), efer)
+        pieces = _disjoint(pieces, file_size)
+        memory = PhysicalMemory(_whole_frames(pieces))
+        for piece in pieces:
+            _copy(memory, piece, file)
+    return Snapshot(path, memory, cpu, cr2=cr2, rip=rip)
+
+
+def _parse(file: BinaryIO, file_size: int) -> tuple[list[_Piece], list[bytes]]:
+    from elftools.elf.elffile import ELFFile
+
+    # pyelftools 0.33 trusts the numbers in the file: damaged ones end in whatever exception their
+    # use raises (construct's, AssertionError, TypeError, UnicodeDecodeError, ...).
+    try:
+        elf = ELFFile(file)
+        _check_header(elf, file_size)
+        pieces: list[_Piece] = []
+        states: list[bytes] = []
+        for segment in elf.iter_segments():
+            if segment["p_type"] == "PT_LOAD" and segment["p_filesz"]:
+                piece = _Piece(segment["p_paddr"], segment["p_offset"], segment["p_filesz"])
+                if piece.offset + piece.size > file_size:
+                    raise InputError(
+                        f"the file must hold the RAM from {piece.pa:#_x} on up to byte "
+                        f"{piece.offset + piece.size}, and is {file_size} bytes long"
+                    )
+                pieces.append(piece)
+            elif segment["p_type"] == "PT_NOTE":
+                notes = segment.iter_notes()
+                states += [note["n_descdata"] for note in notes if note["n_name"] == "QEMU"]
+    except (InputError, OSError, MemoryError):
+        raise
+    except Exception as error:
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise InputError(f"the ELF structure must be intact: {reason}") from error
+    return pieces, states
+
+
+def _check_header(elf: ELFFile, file_size: int) -> None:
+    kind = (elf.elfclass, elf.little_endian, elf["e_type"], elf["e_machine"])
+    if kind != (64, True, "ET_CORE", "EM_X86_64"):
+        raise InputError(
+            "the ELF file must be a core of an x86-64 guest in long mode "
+            f"(64-bit, little-endian, ET_CORE, EM_X86_64), not "
+            f"{elf.elfclass}-bit, {'little' if elf.little_endian else 'big'}-endian, "
+            f"{elf['e_type']}, {elf['e_machine']}"
+        )
+    count = elf.num_segments()
+    table_end = elf["e_phoff"] + count * _PHENTSIZE
+    if elf["e_phentsize"] != _PHENTSIZE or table_end > file_size or count > _MAX_SEGMENTS:
+        raise InputError(
+            f"the program headers must be at most {_MAX_SEGMENTS} of {_PHENTSIZE} bytes inside the "
+            f"file, not {count} of {elf['e_phentsize']} bytes at {elf['e_phoff']:#x}"
+        )
+
+
+def _cpu_state(state: bytes, like: CpuState, efer: int) -> tuple[CpuState, int, int]:
+    if len(state) < _STATE.size:
+        raise InputError(f"a QEMU note must have {_STATE.size} bytes or more, not {len(state)}")
+    version, _, *rest = _STATE.unpack_from(state)
+    if version != 1:
+        raise InputError(f"a QEMU note must be of version 1, not {version}")
+    rip, rflags = rest[16:18]
+    cs_selector = _SEGMENT.unpack_from(rest[18])[0]
+    cr0, _, cr2, cr3, cr4 = rest[19:]
+    cpu = like.replace(cr0=cr0, cr3=cr3, cr4=cr4, efer=efer, rflags=rflags, cpl=cs_selector & 3)
+    return cpu, cr2, rip
+
+
+def _disjoint(pieces: list[_Piece], file_size: int) -> list[_Piece]:
+    result: list[_Piece] = []
+    for piece in sorted(pieces):
+        last = result[-1] if result else _Piece(0, 0, 0)
+        seen = last.end - piece.pa
+        if seen > 0:
+            if piece.offset - piece.pa != last.offset - last.pa:
+                raise InputError(
+                    f"segments of the same RAM must be the same bytes of the file, and those at "
+                    f"{piece.pa:#_x} are not"
+                )
+            piece = _Piece(last.end, piece.offset + seen, piece.size - seen)
+        if piece.size > 0:
+            result.append(piece)
+    total = sum(piece.size for piece in result)
+    if total > min(file_size, MAX_RAM):
+        raise InputError(
+            f"the segments must not hold more than the file's {file_size} bytes, and hold {total}"
+        )
+    return result
+
+
+# A dump of a given range may begin and end inside frames. A frame that is there in part is left
+# out: the rest of it would read as zero, which is to say 'not present'.
+def _whole_frames(pieces: list[_Piece]) -> list[Region]:
+    runs: list[tuple[int, int]] = []
+    for piece in pieces:
+        if runs and runs[-1][1] == piece.pa:
+            runs[-1] = (runs[-1][0], piece.end)
+        else:
+            runs.append((piece.pa, piece.end))
+    regions = []
+    for start, end in runs:
+        base = -(-start // _FRAME) * _FRAME
+        size = end // _FRAME * _FRAME - base
+        if size > 0:
+            regions.append(Region(base, size))
+    if not regions:
+        raise InputError("the core must hold at least one whole frame of RAM, and holds none")
+    return regions
+
+
+def _copy(memory: PhysicalMemory, piece: _Piece, file: BinaryIO) -> None:
+    start, end = piece.pa, piece.end
+    if not memory.contains(start):
+        start = -(-start // _FRAME) * _FRAME
+    if end > start and not memory.contains(end - 1):
+        end = end // _FRAME * _FRAME
+    if end <= start or not memory.contains(start):
+        return
+    if fill(memory, start, file, piece.offset + start - piece.pa, end - start) != end - start:
+        raise InputError("the file must not shrink while it is read")
