@@ -14,6 +14,8 @@ No module here imports an engine: prediction and observation meet in ``harness.c
 of this package they are the functions.
 """
 
+from harness.walk.bulk import BulkWalk, bulk
+from harness.walk.ranges import Leaf, Leaves, Range, RangeKind, leaves, ranges
 from harness.walk.rules import RULE_INDEX, RULE_TEXT, RULES
 from harness.walk.scalar import Walk, walk
 from harness.walk.verdict import (
@@ -31,14 +33,22 @@ __all__ = [
     "RULES",
     "RULE_INDEX",
     "RULE_TEXT",
+    "BulkWalk",
     "GeneralProtection",
+    "Leaf",
+    "Leaves",
     "Mapped",
     "OutsideRam",
     "PageFault",
+    "Range",
+    "RangeKind",
     "Rights",
     "StackFault",
     "Step",
     "Verdict",
     "Walk",
+    "bulk",
+    "leaves",
+    "ranges",
     "walk",
 ]
