@@ -30,7 +30,6 @@ its page ranges panic at the gap.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import total_ordering
 from operator import index
 from typing import Any, ClassVar, Generic, Self, SupportsIndex, TypeGuard, TypeVar
 
@@ -243,7 +242,6 @@ class PhysAddr(Address):
 _A = TypeVar("_A", VirtAddr, PhysAddr)
 
 
-@total_ordering
 class _Chunk(Generic[_A]):
     # What pages and frames share: an aligned start and a size.
     __slots__ = ("_size", "_start")
@@ -317,6 +315,15 @@ class _Chunk(Generic[_A]):
 
     def __lt__(self, other: Self) -> bool:
         return self._start < other._start if self._comparable(other) else NotImplemented
+
+    def __le__(self, other: Self) -> bool:
+        return self._start <= other._start if self._comparable(other) else NotImplemented
+
+    def __gt__(self, other: Self) -> bool:
+        return self._start > other._start if self._comparable(other) else NotImplemented
+
+    def __ge__(self, other: Self) -> bool:
+        return self._start >= other._start if self._comparable(other) else NotImplemented
 
     def __contains__(self, address: object) -> bool:
         if not isinstance(address, self._kind):

@@ -25,7 +25,7 @@ from bisect import bisect_right
 from collections.abc import Iterable
 from itertools import pairwise
 from operator import index
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple, SupportsIndex, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -88,8 +88,10 @@ class PhysicalMemory:
     words: NDArray[np.uint64]
     """All of RAM as little-endian u64 words; the same memory as ``buffer``."""
 
-    def __init__(self, ram: int | Iterable[tuple[int, int]]) -> None:
-        self.regions = _checked_regions([(0, ram)] if isinstance(ram, int) else ram)
+    def __init__(self, ram: SupportsIndex | Iterable[tuple[int, int]]) -> None:
+        self.regions = _checked_regions(
+            [(0, index(ram))] if isinstance(ram, SupportsIndex) else ram
+        )
         self._merged = _merge(self.regions)
         self._bases = [region.base for region in self._merged]
         self._offsets = [0]
