@@ -101,7 +101,8 @@ class FrameRange:
         for name, address in (("start", self.start), ("end", self.end)):
             if address % FRAME_SIZE or not 0 <= address < _U64_END:
                 raise BootError(
-                    f"a FrameRange must {name} at a multiple of 0x1000 below 2**64: {address:#x}"
+                    f"a FrameRange must {name} at a multiple of 0x1000 below 2**64, "
+                    f"not {address:#x}"
                 )
         if self.end < self.start:
             raise BootError(
@@ -199,7 +200,7 @@ class BootInfo:
         object.__setattr__(self, "memory_map", tuple(self.memory_map))
         if len(self.memory_map) > MAX_REGIONS:
             raise BootError(
-                f"a memory map must have at most {MAX_REGIONS} regions: {len(self.memory_map)}"
+                f"a memory map must have at most {MAX_REGIONS} regions, not {len(self.memory_map)}"
             )
         for name in ("physical_memory_offset", "recursive_page_table_addr"):
             value = getattr(self, name)
@@ -273,11 +274,13 @@ class BootInfo:
             map_physical_memory=map_physical_memory, recursive_page_table=recursive_page_table
         )
         if len(data) < size:
-            raise BootError(f"a BootInfo with these features must have {size} bytes: {len(data)}")
+            raise BootError(
+                f"a BootInfo with these features must have {size} bytes, not {len(data)}"
+            )
         position = MAX_REGIONS * _REGION.size
         (count,) = _WORD.unpack_from(data, position)
         if count > MAX_REGIONS:
-            raise BootError(f"a memory map must have at most {MAX_REGIONS} regions: {count}")
+            raise BootError(f"a memory map must have at most {MAX_REGIONS} regions, not {count}")
         memory_map = tuple(_region_at(data, index) for index in range(count))
         optional: dict[str, int] = {}
         for name, present in (
@@ -295,14 +298,15 @@ def _region_at(data: bytes, index: int) -> MemoryRegion:
     start, end, number = _REGION.unpack_from(data, index * _REGION.size)
     if number >= len(MemoryRegionType):
         raise BootError(
-            f"the type of memory region {index} must be 0 to {len(MemoryRegionType) - 1}: {number}"
+            f"the type of memory region {index} must be 0 to {len(MemoryRegionType) - 1}, "
+            f"not {number}"
         )
     return MemoryRegion(FrameRange(start * FRAME_SIZE, end * FRAME_SIZE), MemoryRegionType(number))
 
 
 def _check_u64(name: str, value: int) -> None:
     if not 0 <= value < _U64_END:
-        raise BootError(f"{name} must be 0 or more and below 2**64: {value:#x}")
+        raise BootError(f"{name} must be 0 or more and below 2**64, not {value:#x}")
 
 
 def _indented(text: str) -> str:

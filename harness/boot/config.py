@@ -94,7 +94,7 @@ class BootConfig:
         if not 0 < self.kernel_stack_size < 1 << 36:
             raise BootError(
                 f"{_SIZE_KEY} must be 1 or more pages, and fewer than the 2**36 that an address "
-                f"space has: {self.kernel_stack_size}"
+                f"space has, not {self.kernel_stack_size}"
             )
         if self.physical_memory_offset is not None and not self.map_physical_memory:
             raise BootError(
@@ -108,7 +108,7 @@ class BootConfig:
                     f"the slot out: {self.recursive_index}"
                 )
             if not 0 <= self.recursive_index < 512:
-                raise BootError(f"the recursive slot must be 0 to 511: {self.recursive_index}")
+                raise BootError(f"the recursive slot must be 0 to 511, not {self.recursive_index}")
 
 
 def parse_number(text: str) -> int | None:
@@ -162,15 +162,16 @@ def parse_cargo_toml(text: str, name: str = "Cargo.toml") -> BootConfig:
 def _check_address(key: str, value: int) -> None:
     if not 0 <= value < 1 << 64 or not is_canonical(value, 4):
         raise BootError(
-            f"{key} must be a canonical address (bits 63:47 all equal): {value:#x}; "
+            f"{key} must be a canonical address (bits 63:47 all equal), not {value:#x}: "
             "choose one below 0x8000_0000_0000, or from 0xffff_8000_0000_0000 up"
         )
     if key == "physical-memory-offset" and value % _LARGE_PAGE:
         raise BootError(
-            f"{key} must be a multiple of 2 MiB, the page size of the map: {format_address(value)}"
+            f"{key} must be a multiple of 2 MiB, the page size of the map, "
+            f"not {format_address(value)}"
         )
     if value % _PAGE:
-        raise BootError(f"{key} must be a multiple of 4 KiB: {format_address(value)}")
+        raise BootError(f"{key} must be a multiple of 4 KiB, not {format_address(value)}")
 
 
 def _table(
@@ -182,7 +183,9 @@ def _table(
         if table is None:
             return None
         if not isinstance(table, dict):
-            raise BootError(f"{name}: [{'.'.join(path[: depth + 1])}] must be a table: {table!r}")
+            raise BootError(
+                f"{name}: [{'.'.join(path[: depth + 1])}] must be a table, not {table!r}"
+            )
     found: Mapping[str, Any] = table
     return found
 
@@ -199,13 +202,13 @@ def _dependency(manifest: Mapping[str, Any], name: str) -> Mapping[str, Any]:
         dependency = {"version": dependency}
     if not isinstance(dependency, dict):
         raise BootError(
-            f"{name}: [dependencies] bootloader must be a version or a table: {dependency!r}"
+            f"{name}: [dependencies] bootloader must be a version or a table, not {dependency!r}"
         )
     version = dependency.get("version", "0.9")
     if not isinstance(version, str) or not re.fullmatch(r"[\^~=]?\s*0\.9(\.\d+)?", version.strip()):
         raise BootError(
             f"{name}: [dependencies] bootloader must be version 0.9, whose BootInfo is the one "
-            f"that is written here: {version!r}"
+            f"that is written here, not {version!r}"
         )
     return dependency
 
@@ -214,14 +217,16 @@ def _features(dependency: Mapping[str, Any], name: str) -> list[str]:
     features = dependency.get("features", [])
     where = f"{name}: [dependencies] bootloader"
     if not isinstance(features, list) or not all(isinstance(f, str) for f in features):
-        raise BootError(f"{where}: features must be a list of strings: {features!r}")
+        raise BootError(f"{where}: features must be a list of strings, not {features!r}")
     for feature in features:
         if feature in _UNSUPPORTED_FEATURES:
             raise BootError(
                 f"{where}: the feature {feature} is not supported: {_UNSUPPORTED_FEATURES[feature]}"
             )
         if feature not in (*FEATURES, *_IGNORED_FEATURES):
-            raise BootError(f"{where}: features must be among {', '.join(FEATURES)}: {feature!r}")
+            raise BootError(
+                f"{where}: features must be among {', '.join(FEATURES)}, not {feature!r}"
+            )
     return features
 
 
@@ -236,7 +241,7 @@ def _keys(table: Mapping[str, Any], name: str) -> dict[str, int]:
             )
         if key not in (*_ADDRESS_KEYS, _SIZE_KEY):
             known = ", ".join(sorted((*_ADDRESS_KEYS, _SIZE_KEY)))
-            raise BootError(f"{where}: keys must be among {known}: {key!r}")
+            raise BootError(f"{where}: keys must be among {known}, not {key!r}")
         number = value if type(value) is int else None
         if isinstance(value, str):
             number = parse_number(value)

@@ -183,6 +183,6 @@ class _Parser:
     def fail(self, wanted: str) -> NoReturn:
         found = self.dense[self.at : self.at + _SHOWN]
         raise BootError(
-            f"BootInfo text, {self.place(self.at)}: {wanted} must stand here: "
-            + (repr(found) if found else "the text ends")
+            f"BootInfo text, {self.place(self.at)}: {wanted} must stand here, not "
+            + (repr(found) if found else "the end of the text")
         )

@@ -128,7 +128,7 @@ class KernelImage:
         ordered = tuple(sorted(self.segments, key=lambda segment: segment.vaddr))
         object.__setattr__(self, "segments", ordered)
         if not ordered:
-            raise BootError(f"{self.name} must have a segment to load: it has none")
+            raise BootError(f"{self.name} must have a segment to load, and has none")
         for segment in ordered:
             self._check_segment(segment)
         for before, after in itertools.pairwise(ordered):
@@ -207,7 +207,9 @@ def flat_kernel(data: bytes, *, name: str, address: int = FLAT_ADDRESS) -> Kerne
     if not data:
         raise BootError(f"{name} must have at least one byte of code: it is empty")
     if not 0 <= address < 1 << 64 or address % _PAGE:
-        raise BootError(f"{name} must be loaded at a multiple of 0x1000 below 2**64: {address:#x}")
+        raise BootError(
+            f"{name} must be loaded at a multiple of 0x1000 below 2**64, not {address:#x}"
+        )
     segment = Segment(address, data, len(data), writable=True, executable=True)
     return KernelImage(name, data, address, (segment,))
 
@@ -282,7 +284,7 @@ def elf_kernel(data: bytes, *, name: str) -> KernelImage:
         elif program.type == _PT_LOAD and program.memsz + program.filesz:
             segments.append(_elf_segment(data, program, index, name))
     if len(tls) > 1:
-        raise BootError(f"{name} must have at most one TLS segment: {len(tls)}")
+        raise BootError(f"{name} must have at most one TLS segment, not {len(tls)}")
     template = tls[0] if tls else TlsTemplate()
     return KernelImage(name, data, header.entry, tuple(segments), template)
 
@@ -294,7 +296,7 @@ def _elf_header(data: bytes, name: str) -> _ElfHeader:
             f"the file ends after {len(data)}"
         )
     if not data.startswith(_ELF_MAGIC):
-        raise BootError(f"{name} must begin with {_ELF_MAGIC!r}: {data[:4]!r}")
+        raise BootError(f"{name} must begin with {_ELF_MAGIC!r}, not {data[:4]!r}")
     file_class, encoding = data[4], data[5]
     if file_class != _ELFCLASS64:
         found = _CLASSES.get(file_class, f"class {file_class}")
@@ -304,7 +306,8 @@ def _elf_header(data: bytes, name: str) -> _ElfHeader:
     header = _ElfHeader(*_EHDR.unpack_from(data, _IDENT_SIZE))
     if data[6] != _EV_CURRENT or header.version != _EV_CURRENT:
         raise BootError(
-            f"{name} must be of ELF version 1: {data[6]} in e_ident, {header.version} in e_version"
+            f"{name} must be of ELF version 1, not {data[6]} (e_ident) and "
+            f"{header.version} (e_version)"
         )
     if header.machine != _EM_X86_64:
         found = _MACHINES.get(header.machine, f"machine {header.machine}")
@@ -314,7 +317,7 @@ def _elf_header(data: bytes, name: str) -> _ElfHeader:
         raise BootError(f"{name} must be an executable with fixed addresses: it is {found}")
     if header.phnum and header.phentsize != _PHDR.size:
         raise BootError(
-            f"{name} must have program headers of {_PHDR.size} bytes: {header.phentsize}"
+            f"{name} must have program headers of {_PHDR.size} bytes, not {header.phentsize}"
         )
     end = header.phoff + header.phnum * _PHDR.size
     if end > len(data):
