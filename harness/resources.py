@@ -1,0 +1,59 @@
+"""Where the files that ship with the package are: guest kernels and real page tables.
+
+In a checkout they are ``asm/`` and ``fixtures/`` at its root; the wheel carries the same folders
+inside the package, as ``harness/data/asm`` and ``harness/data/fixtures``. A broken installation
+raises :class:`~harness.errors.HarnessError`::
+
+    for path in page_table_sets():
+        tables = load_set(path)
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from harness.errors import HarnessError
+
+__all__ = ["asm_dir", "fixtures_dir", "page_table_sets"]
+
+_PACKAGE = Path(__file__).resolve().parent
+
+
+def asm_dir() -> Path:
+    """Return the folder of the guest kernels.
+
+    :raises HarnessError: when this installation has none.
+    """
+    return _folder("asm")
+
+
+def fixtures_dir() -> Path:
+    """Return the folder of the real inputs.
+
+    :raises HarnessError: when this installation has none.
+    """
+    return _folder("fixtures")
+
+
+def page_table_sets() -> list[Path]:
+    """Return the folder of each page-table set that ships with the package, sorted by name.
+
+    :raises HarnessError: when this installation has none.
+    """
+    root = fixtures_dir() / "page-tables"
+    sets = sorted(path.parent for path in root.glob("*/cpu.json"))
+    if not sets:
+        raise HarnessError(f"the installation must hold page-table sets in {root}, and has none")
+    return sets
+
+
+def _folder(name: str) -> Path:
+    # pyproject.toml, [tool.hatch.build.targets.wheel.force-include]
+    installed = _PACKAGE / "data" / name
+    checkout = _PACKAGE.parent / name
+    if installed.is_dir():
+        return installed
+    # Beside an installed package lies site-packages, where an `asm` would be somebody else's.
+    if checkout.is_dir() and (_PACKAGE.parent / "pyproject.toml").is_file():
+        return checkout
+    raise HarnessError(f"the installation must hold the folder {installed}, and does not")
