@@ -15,6 +15,7 @@ word. What one engine saw of one access is an :class:`Observation`; what it saw 
 from __future__ import annotations
 
 import enum
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
@@ -243,6 +244,9 @@ class Observations:
 
     def __len__(self) -> int:
         return len(self.outcome)
+
+    def __iter__(self) -> Iterator[Observation]:
+        return (self[row] for row in range(len(self)))
 
     def __getitem__(self, row: int) -> Observation:
         outcome = Outcome.from_code(int(self.outcome[row]))
