@@ -4,6 +4,7 @@ A layout is an ``enum.IntFlag`` whose members are written as ``NAME = bit, meani
 are ints, immutable and hashable; ``repr`` evaluates to an equal value, ``str`` is the short form
 for people, ``describe`` the long one::
 
+    >>> from harness.registers import ErrorCode
     >>> ErrorCode(0x15)
     ErrorCode.P | ErrorCode.U | ErrorCode.I
     >>> print(ErrorCode(0x15))
