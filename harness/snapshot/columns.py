@@ -15,7 +15,7 @@ read as the format says raises :class:`~harness.errors.SnapshotError` with the f
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -111,6 +111,9 @@ class Truth:
     def __len__(self) -> int:
         return len(self.va)
 
+    def __iter__(self) -> Iterator[TruthRow]:
+        return map(self.__getitem__, range(len(self)))
+
     def __getitem__(self, index: int) -> TruthRow:
         flags = int(self.flags[index])
         letters = [letter if flags >> bit & 1 else "-" for letter, bit in FLAG_BITS.items()]
@@ -149,6 +152,9 @@ class Unmapped:
 
     def __len__(self) -> int:
         return len(self.va)
+
+    def __iter__(self) -> Iterator[UnmappedRow]:
+        return map(self.__getitem__, range(len(self)))
 
     def __getitem__(self, index: int) -> UnmappedRow:
         return UnmappedRow(int(self.va[index]), KINDS[self.kind[index]])
