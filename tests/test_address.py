@@ -130,6 +130,7 @@ def test_aligning_as_the_crate_tests_it() -> None:
     assert VirtAddr(HIGH_BASE).align_down(1 << 48) == VirtAddr(0)
     with pytest.raises(PhysAddrNotValid):
         PhysAddr((1 << 52) - 1).align_up(2)
+    assert VirtAddr(U64).align_up(1) == VirtAddr(U64)
     with pytest.raises(AddressError):
         VirtAddr(U64).align_up(2)
 

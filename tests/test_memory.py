@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import ctypes
 import gc
-import resource
+import mmap
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -210,6 +211,9 @@ def test_bad_arguments() -> None:
     with pytest.raises(InputError, match=r"^a size must be 0 or more bytes, not -1$"):
         memory.read(0, -1)
     assert memory.read(0, 0) == b""
+    for access in (lambda: memory.read_u64(-8), lambda: memory.write_u64(-8, 0)):
+        with pytest.raises(NoMemory):
+            access()
 
 
 def test_the_pointers_lead_to_the_same_bytes() -> None:
@@ -233,12 +237,25 @@ def test_a_copy_is_a_memory_of_its_own() -> None:
 # Resources
 
 
+def _resident() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * mmap.PAGESIZE
+
+
 def test_memory_is_committed_when_it_is_written() -> None:
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = _resident()
     memory = PhysicalMemory(64 << 30)
     memory.write_u64((64 << 30) - 8, 1)
     assert memory.read_u64((64 << 30) - 8) == 1
-    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 64 << 10
+    assert _resident() - before < 16 << 20
+
+
+def test_a_copy_of_nothing_commits_nothing() -> None:
+    memory = PhysicalMemory(128 << 20)
+    memory.write_u64(0x1000, 1)
+    before = _resident()
+    twin = memory.copy()
+    assert twin.read_u64(0x1000) == 1
+    assert _resident() - before < 16 << 20
 
 
 def test_it_closes_by_itself() -> None:
