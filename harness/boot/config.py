@@ -13,7 +13,8 @@ dependency decide which maps the bootloader leaves behind, and keys where it put
     boot-info-address = "0x0000d00000000000"
 
 `read_cargo_toml` reads that file into a `BootConfig`.  Addresses are strings, hex or decimal, since
-TOML has no unsigned 64-bit integers; ``kernel-stack-size`` counts pages and may be either.  A file
+TOML has no unsigned 64-bit integers, and one that has only bit 47 set of its upper bits, like those
+above, is sign-extended; ``kernel-stack-size`` counts pages and may be a number or a string.  A file
 that 0.9 would not have understood, or that is for another version, is refused with a `BootError`
 that names the file, the key and what to do.
 
@@ -30,7 +31,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from harness.address import format_address, is_canonical
+from harness.address import format_address, is_canonical, sign_extend
 from harness.errors import BootError
 
 __all__ = [
@@ -88,9 +89,10 @@ class BootConfig:
 
     def __post_init__(self) -> None:
         for key in _ADDRESS_KEYS:
-            value = getattr(self, key.replace("-", "_"))
+            name = key.replace("-", "_")
+            value = getattr(self, name)
             if value is not None:
-                _check_address(key, value)
+                object.__setattr__(self, name, _address(key, value))
         if not 0 < self.kernel_stack_size < 1 << 36:
             raise BootError(
                 f"{_SIZE_KEY} must be 1 or more pages, and fewer than the 2**36 that an address "
@@ -133,9 +135,11 @@ def read_cargo_toml(path: str | Path) -> BootConfig:
     try:
         text = Path(path).read_bytes().decode("utf-8")
     except OSError as error:
-        raise BootError(f"{path} must be a readable file: {error.strerror}") from None
+        raise BootError(f"the file must be readable: {error.strerror}", path=path) from None
     except UnicodeDecodeError as error:
-        raise BootError(f"{path} must be UTF-8 text: byte {error.start} is not") from None
+        raise BootError(
+            f"the file must be UTF-8 text: byte {error.start} is not", path=path
+        ) from None
     return parse_cargo_toml(text, str(path))
 
 
@@ -147,20 +151,28 @@ def parse_cargo_toml(text: str, name: str = "Cargo.toml") -> BootConfig:
     :raises BootError: as `read_cargo_toml`
     """
     try:
+        return _config(text)
+    except BootError as error:
+        raise BootError(str(error), path=name) from None
+
+
+def _config(text: str) -> BootConfig:
+    try:
         manifest = tomllib.loads(text)
     except (tomllib.TOMLDecodeError, RecursionError, ValueError) as error:
-        raise BootError(f"{name} must be TOML: {error or type(error).__name__}") from None
-    features = _features(_dependency(manifest, name), name)
+        raise BootError(f"the file must be TOML: {error or type(error).__name__}") from None
+    features = _features(_dependency(manifest))
     settings: dict[str, Any] = {feature: feature in features for feature in FEATURES}
-    settings |= _keys(_table(manifest, ("package", "metadata", "bootloader"), name) or {}, name)
-    try:
-        return BootConfig(**settings)
-    except BootError as error:
-        raise BootError(f"{name}: {error}") from None
+    settings |= _keys(_table(manifest, ("package", "metadata", "bootloader")) or {})
+    return BootConfig(**settings)
 
 
-def _check_address(key: str, value: int) -> None:
-    if not 0 <= value < 1 << 64 or not is_canonical(value, 4):
+def _address(key: str, value: int) -> int:
+    # x86_64 0.14's VirtAddr::new, with which bootloader 0.9 reads these, extends bit 47 into bits
+    # that are all zero; the crate's documentation and the lecture use such an address.
+    if value >> 47 == 1:
+        value = sign_extend(value)
+    if not 0 <= value < 1 << 64 or not is_canonical(value):
         raise BootError(
             f"{key} must be a canonical address (bits 63:47 all equal), not {value:#x}: "
             "choose one below 0x8000_0000_0000, or from 0xffff_8000_0000_0000 up"
@@ -172,50 +184,47 @@ def _check_address(key: str, value: int) -> None:
         )
     if value % _PAGE:
         raise BootError(f"{key} must be a multiple of 4 KiB, not {format_address(value)}")
+    return value
 
 
-def _table(
-    manifest: Mapping[str, Any], path: tuple[str, ...], name: str
-) -> Mapping[str, Any] | None:
+def _table(manifest: Mapping[str, Any], path: tuple[str, ...]) -> Mapping[str, Any] | None:
     table: Any = manifest
     for depth, key in enumerate(path):
         table = table.get(key)
         if table is None:
             return None
         if not isinstance(table, dict):
-            raise BootError(
-                f"{name}: [{'.'.join(path[: depth + 1])}] must be a table, not {table!r}"
-            )
+            raise BootError(f"[{'.'.join(path[: depth + 1])}] must be a table, not {table!r}")
     found: Mapping[str, Any] = table
     return found
 
 
-def _dependency(manifest: Mapping[str, Any], name: str) -> Mapping[str, Any]:
-    dependencies = _table(manifest, ("dependencies",), name) or {}
+def _dependency(manifest: Mapping[str, Any]) -> Mapping[str, Any]:
+    dependencies = _table(manifest, ("dependencies",)) or {}
     dependency = dependencies.get("bootloader")
     if dependency is None:
         raise BootError(
-            f"{name}: [dependencies] must have bootloader, as a kernel's does: give the kernel's "
+            "[dependencies] must have bootloader, as a kernel's does: give the kernel's "
             'own Cargo.toml, or add bootloader = "0.9" to it'
         )
     if isinstance(dependency, str):
         dependency = {"version": dependency}
     if not isinstance(dependency, dict):
         raise BootError(
-            f"{name}: [dependencies] bootloader must be a version or a table, not {dependency!r}"
+            f"[dependencies] bootloader must be a version or a table, not {dependency!r}"
         )
     version = dependency.get("version", "0.9")
     if not isinstance(version, str) or not re.fullmatch(r"[\^~=]?\s*0\.9(\.\d+)?", version.strip()):
         raise BootError(
-            f"{name}: [dependencies] bootloader must be version 0.9, whose BootInfo is the one "
+            f"[dependencies] bootloader must be version 0.9, whose BootInfo is the one "
             f"that is written here, not {version!r}"
         )
     return dependency
 
 
-def _features(dependency: Mapping[str, Any], name: str) -> list[str]:
+def _features(dependency: Mapping[str, Any]) -> list[str]:
     features = dependency.get("features", [])
-    where = f"{name}: [dependencies] bootloader"
+    where = "[dependencies] bootloader"
     if not isinstance(features, list) or not all(isinstance(f, str) for f in features):
         raise BootError(f"{where}: features must be a list of strings, not {features!r}")
     for feature in features:
@@ -230,8 +239,8 @@ def _features(dependency: Mapping[str, Any], name: str) -> list[str]:
     return features
 
 
-def _keys(table: Mapping[str, Any], name: str) -> dict[str, int]:
-    where = f"{name}: [package.metadata.bootloader]"
+def _keys(table: Mapping[str, Any]) -> dict[str, int]:
+    where = "[package.metadata.bootloader]"
     settings = {}
     for key, value in table.items():
         if key in _ADDRESS_KEYS and type(value) is int:
@@ -247,7 +256,8 @@ def _keys(table: Mapping[str, Any], name: str) -> dict[str, int]:
             number = parse_number(value)
         if number is None:
             raise BootError(
-                f'{where}: {key} must be a number, such as "0x0000f00000000000" or "128": {value!r}'
+                f'{where}: {key} must be a number, such as "0x0000f00000000000" or "128", '
+                f"not {value!r}"
             )
         settings[key.replace("-", "_")] = number
     return settings

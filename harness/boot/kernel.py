@@ -188,7 +188,7 @@ def read_kernel(path: str | Path, *, address: int = FLAT_ADDRESS) -> KernelImage
     try:
         data = path.read_bytes()
     except OSError as error:
-        raise BootError(f"{path} must be a readable file: {error.strerror}") from None
+        raise BootError(f"the file must be readable: {error.strerror}", path=path) from None
     if data.startswith(_ELF_MAGIC):
         return elf_kernel(data, name=path.name)
     if path.suffix in (".asm", ".s", ".S"):

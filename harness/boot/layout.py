@@ -173,7 +173,7 @@ class _Slots:
 
     def take(self, count: int) -> int:
         for half in (range(256), range(256, 512)):
-            for first in half[: len(half) - count + 1]:
+            for first in half[: max(0, len(half) - count + 1)]:
                 wanted = range(first, first + count)
                 if self.used.isdisjoint(wanted):
                     self.used.update(wanted)

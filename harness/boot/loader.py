@@ -57,6 +57,7 @@ DEFAULT_MEMORY = 128 << 20
 _FIRST_TABLES = FrameRange(0x1000, 0x5000)
 _BOOTLOADER = FrameRange(0x5000, 0x1_5000)
 
+_MOST_PAGES = 1 << 20
 _TABLE_FLAGS = int(PageTableFlags.PRESENT | PageTableFlags.WRITABLE)
 _CR0 = int(CR0.PE | CR0.ET | CR0.WP | CR0.PG)
 _CR4 = int(CR4.PAE)
@@ -237,6 +238,10 @@ class _Loader:
                 raise BootError(
                     f"the {name} must fit into the memory that is free for it, "
                     f"{free * FRAME_SIZE:#_x} bytes: it has {pages * FRAME_SIZE:#_x}"
+                )
+            if pages > _MOST_PAGES:
+                raise BootError(
+                    f"the {name} must have at most 4 GiB: it has {pages * FRAME_SIZE:#_x}"
                 )
 
     def _table_frame(self) -> int:
