@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from typing import Any, Final
 
 from harness.errors import InputError
@@ -31,6 +31,7 @@ damaged size should be called that, and not end as a failure of ``mmap``."""
 _HEX = re.compile(r"0[xX][0-9a-fA-F]+(_[0-9a-fA-F]+)*", re.ASCII)
 # Longer than any u64 in decimal: spares us Python's own limit on the length of integers.
 _MAX_DIGITS = 20
+_MAX_DEPTH = 32
 
 
 def loads(text: str | bytes) -> Any:
@@ -40,7 +41,7 @@ def loads(text: str | bytes) -> Any:
     :raises InputError: when it is not JSON, or is more than our formats mean.
     """
     try:
-        return json.loads(
+        value = json.loads(
             text.decode() if isinstance(text, bytes) else text,
             object_pairs_hook=_unique,
             parse_int=_short_int,
@@ -53,7 +54,26 @@ def loads(text: str | bytes) -> Any:
             f"the text must be JSON: {error.msg} at line {error.lineno}, column {error.colno}"
         ) from None
     except RecursionError:
-        raise InputError("the JSON must not be nested as deeply as it is") from None
+        deep = True
+    else:
+        deep = _is_deep(value)
+    if deep:
+        raise InputError(f"the JSON must be nested at most {_MAX_DEPTH} deep")
+    return value
+
+
+# What nests almost as deeply as Python recurses would be read, and then fail in `repr`.
+def _is_deep(value: object) -> bool:
+    level = [value]
+    for _ in range(_MAX_DEPTH + 1):
+        level = [inner for outer in level for inner in _inside(outer)]
+    return bool(level)
+
+
+def _inside(value: object) -> Iterable[object]:
+    if isinstance(value, dict):
+        return value.values()
+    return value if isinstance(value, list) else ()
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
