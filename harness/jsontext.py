@@ -65,9 +65,9 @@ def loads(text: str | bytes) -> Any:
 # What nests almost as deeply as Python recurses would be read, and then fail in `repr`.
 def _is_deep(value: object) -> bool:
     level = [value]
-    for _ in range(_MAX_DEPTH + 1):
+    for _ in range(_MAX_DEPTH):
         level = [inner for outer in level for inner in _inside(outer)]
-    return bool(level)
+    return any(isinstance(value, (dict, list)) for value in level)
 
 
 def _inside(value: object) -> Iterable[object]:
