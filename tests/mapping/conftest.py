@@ -7,7 +7,10 @@ from collections.abc import Callable
 import pytest
 
 from harness.cpu import CpuState
+from harness.frames import BitmapFrameAllocator
+from harness.mapping import BootPageTable
 from harness.mapping.flavours import Flavour, Lab, set_up
+from harness.memory import PhysicalMemory
 
 #: What the tables hold, without A and D bits, and how many frames are given out.
 Snapshot = tuple[dict[int, tuple[int, ...]], int]
@@ -44,3 +47,11 @@ def snapshot() -> Callable[[Lab], Snapshot]:
         return words, lab.frames.allocated
 
     return take
+
+
+@pytest.fixture
+def booted() -> tuple[BootPageTable, BitmapFrameAllocator]:
+    """An empty address space in 8 MiB of RAM, and the frames that are left."""
+    ram = 8 << 20
+    frames = BitmapFrameAllocator([(0x1000, ram)])
+    return BootPageTable.create(PhysicalMemory(ram), CpuState(), frames), frames
