@@ -206,23 +206,35 @@ def flat_kernel(data: bytes, *, name: str, address: int = FLAT_ADDRESS) -> Kerne
     """
     if not data:
         raise BootError(f"{name} must have at least one byte of code: it is empty")
-    if not 0 <= address < 1 << 64 or address % _PAGE:
-        raise BootError(
-            f"{name} must be loaded at a multiple of 0x1000 below 2**64, not {address:#x}"
-        )
+    _check_flat_address(name, address)
     segment = Segment(address, data, len(data), writable=True, executable=True)
     return KernelImage(name, data, address, (segment,))
 
 
 def assembly_kernel(path: str | Path, *, address: int = FLAT_ADDRESS) -> KernelImage:
-    """Assemble a kernel.
+    """Assemble a kernel, which starts at its label ``_start`` or ``start``, or at its first byte.
 
     :param path: the source
     :param address: virtual address to assemble it for, a multiple of 4 KiB
     :raises AssemblyError: when a statement cannot be assembled
     :raises BootError: as `flat_kernel`
     """
-    raise NotImplementedError
+    from harness.asm import assemble_file  # imports Keystone and Capstone
+
+    program = assemble_file(path, base=_check_flat_address(str(path), address))
+    name = Path(path).name
+    if not program.code:
+        raise BootError(f"{name} must have at least one statement that makes bytes: it has none")
+    segment = Segment(program.base, program.code, len(program.code), writable=True, executable=True)
+    return KernelImage(name, program.code, program.entry, (segment,), symbols=dict(program.labels))
+
+
+def _check_flat_address(name: str, address: int) -> int:
+    if not 0 <= address < 1 << 64 or address % _PAGE:
+        raise BootError(
+            f"{name} must be loaded at a multiple of 0x1000 below 2**64, not {address:#x}"
+        )
+    return address
 
 
 class _ElfHeader(NamedTuple):

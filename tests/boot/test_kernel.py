@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import io
 import struct
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from elftools.elf.elffile import ELFFile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from harness.boot import (
+    BootConfig,
     KernelImage,
     Segment,
     TlsTemplate,
@@ -19,7 +22,7 @@ from harness.boot import (
     load,
     read_kernel,
 )
-from harness.errors import BootError
+from harness.errors import AssemblyError, BootError
 
 MakeElf = Callable[..., bytes]
 TEXT = (1, 5, 0x1000, 0x20_0000, 0x10, 0x10)
@@ -225,6 +228,39 @@ def test_flat_kernels(tmp_path: Path) -> None:
         read_kernel(tmp_path)
 
 
+def test_assembly(tmp_path: Path) -> None:
+    path = tmp_path / "kernel.asm"
+    path.write_text("data: .quad 7\n_start: mov rax, [data]\nhlt\n")
+    image = read_kernel(path, address=0xFFFF_8000_0020_0000)
+    assert image.name == "kernel.asm"
+    assert image.entry == image.symbols["_start"] == 0xFFFF_8000_0020_0008
+    assert image.segments[0].rights == "RWX"
+    assert image.segments[0].data[:8] == b"\7\0\0\0\0\0\0\0"
+    assert image.file[-1:] == b"\xf4"
+    with pytest.raises(BootError, match=r"must be loaded at a multiple of 0x1000 .* not 0x7c01"):
+        read_kernel(path, address=0x7C01)
+    path.write_text("; nothing\n")
+    with pytest.raises(BootError, match=r"kernel.asm must have at least one statement that makes"):
+        read_kernel(path)
+    path.write_text("mov rax,\n")
+    with pytest.raises(AssemblyError, match=r"kernel.asm:1: "):
+        read_kernel(path)
+
+
+def test_an_empty_segment_is_none(make_elf: MakeElf) -> None:
+    image = elf_kernel(make_elf((1, 6, 0x1000, 0x20_0000, 0, 0), TEXT), name="k")
+    assert [s.rights for s in image.segments] == ["RX"]
+
+
+def test_the_reader_agrees_with_pyelftools(three_segments: bytes) -> None:
+    segments = [
+        (s["p_vaddr"], s["p_memsz"], s.data())
+        for s in ELFFile(io.BytesIO(three_segments)).iter_segments("PT_LOAD")
+    ]
+    image = elf_kernel(three_segments, name="three")
+    assert [(s.vaddr, s.memsize, s.data) for s in image.segments] == segments
+
+
 def test_read_kernel_sees_an_elf_file_by_its_first_bytes(
     tmp_path: Path, three_segments: bytes
 ) -> None:
@@ -235,7 +271,7 @@ def test_read_kernel_sees_an_elf_file_by_its_first_bytes(
 
 def _boots_or_is_refused(data: bytes) -> str:
     try:
-        load(elf_kernel(data, name="k"))
+        load(elf_kernel(data, name="k"), BootConfig(kernel_stack_size=4))
     except BootError as error:
         return str(error)
     return ""
