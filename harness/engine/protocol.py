@@ -1,0 +1,50 @@
+"""What a CPU must offer to judge page tables.
+
+An engine owns a CPU over the project's memory: the same buffer that the walkers read. It answers
+probes (one access from pristine state), batches of probes, and runs. Its quirks stay inside it; what
+it cannot honour it says, by :meth:`Engine.unsupported` or an ``unsupported`` outcome, and never
+passes off as an answer.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from numpy.typing import ArrayLike
+
+from harness.address import VirtAddr
+from harness.cpu import CpuState
+from harness.memory import PhysicalMemory
+from harness.outcome import AccessLike, Observation, Observations
+
+__all__ = ["Engine"]
+
+
+class Engine(Protocol):
+    """A CPU that translates by the page tables in ``memory``."""
+
+    @property
+    def name(self) -> str:
+        """The engine's word in commands and reports."""
+
+    @property
+    def version(self) -> str:
+        """Its version: known divergences are registered by it."""
+
+    @property
+    def memory(self) -> PhysicalMemory:
+        """The guest's RAM."""
+
+    def unsupported(self, cpu: CpuState, access: AccessLike = "read") -> str | None:
+        """Say why an access in a CPU state cannot be run here, or None when it can."""
+
+    def probe(self, cpu: CpuState, va: int | VirtAddr, access: AccessLike = "read") -> Observation:
+        """Make one access from pristine state, and put back whatever it changed."""
+
+    def probe_many(
+        self, cpu: CpuState, vas: ArrayLike, access: AccessLike = "read"
+    ) -> Observations:
+        """Make one access to each of many addresses, in columns; the tables are put back."""
+
+    def close(self) -> None:
+        """Give back what the engine holds."""

@@ -1,0 +1,152 @@
+"""The engine's face: probes, batches and runs over one memory."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from harness.address import VirtAddr
+from harness.cpu import CpuState
+from harness.engine.unicorn.batch import Batcher
+from harness.engine.unicorn.calibrate import calibrate
+from harness.engine.unicorn.core import Layout, Scratch, unsupported_state
+from harness.engine.unicorn.hooks import BATCH
+from harness.engine.unicorn.library import VERSION
+from harness.engine.unicorn.probe import Prober, unsupported_access
+from harness.memory import PhysicalMemory
+from harness.outcome import Access, AccessKind, AccessLike, Observation, Observations, Outcome
+
+if TYPE_CHECKING:
+    from harness.engine.protocol import Budget, Exit, Start
+
+__all__ = ["UnicornEngine"]
+
+_MASK = (1 << 64) - 1
+_BATCHED_SIZES = (1, 2, 4, 8)
+
+
+class UnicornEngine:
+    """Unicorn over one physical memory.
+
+    :param memory: the guest's RAM; Unicorn maps this very buffer.
+    :raises EngineBroken: when calibration fails: this build of Unicorn cannot be trusted.
+    :raises EngineError: when RAM leaves no room for the engine's own 2 MiB below 2^40.
+    """
+
+    name = "unicorn"
+    version = VERSION
+
+    def __init__(self, memory: PhysicalMemory) -> None:
+        calibrate()
+        self.memory = memory
+        self._layout = Layout.beside(memory)
+        self._scratch = Scratch(self._layout)
+        self._prober = Prober(memory, self._layout, self._scratch)
+        self._batchers: dict[AccessKind, Batcher] = {}
+
+    def close(self) -> None:
+        """Give back what Unicorn holds; the engine cannot be used any more."""
+        for part in (self._prober, *self._batchers.values()):
+            part.close()
+
+    def __enter__(self) -> UnicornEngine:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def unsupported(self, cpu: CpuState, access: AccessLike = "read") -> str | None:
+        """Say why this engine cannot run an access in a CPU state, or None when it can."""
+        return unsupported_state(cpu) or unsupported_access(Access.of(access))
+
+    def probe(self, cpu: CpuState, va: int | VirtAddr, access: AccessLike = "read") -> Observation:
+        """Make one access from pristine state, and put back whatever it changed.
+
+        :param cpu: the state to make it in; its CPL decides user or supervisor.
+        :param va: the virtual address, canonical or not.
+        :param access: ``"read"``, ``"write"``, ``"fetch"`` or an :class:`Access`.
+        """
+        return self._prober.probe(cpu, int(va) & _MASK, Access.of(access))
+
+    def probe_many(
+        self,
+        cpu: CpuState,
+        vas: ArrayLike,
+        access: AccessLike = "read",
+    ) -> Observations:
+        """Make one access to each of many addresses; the tables are as before afterwards.
+
+        Reads and writes that stay within a page run as a loop in the guest; everything else as
+        single probes.
+
+        :param vas: virtual addresses, one dimension, converted to uint64.
+        :returns: columns in the order of ``vas``.
+        """
+        access = Access.of(access)
+        addresses = np.ascontiguousarray(vas, dtype=np.uint64)
+        reason = self.unsupported(cpu, access)
+        if reason is not None:
+            return Observations.blank(len(addresses), Outcome.UNSUPPORTED, reason=reason)
+        out = Observations.blank(len(addresses))
+        single = np.arange(len(addresses))
+        if (
+            access.kind is not AccessKind.FETCH
+            and not access.implicit
+            and not access.stack
+            and self.memory.offset(cpu.root) >= 0
+            and Batcher.takes(cpu)
+        ):
+            single = self._batches(cpu, addresses, access, out)
+        for row in single.tolist():
+            _set_row(out, row, self._prober.probe(cpu, int(addresses[row]), access))
+        return out
+
+    def _batches(
+        self, cpu: CpuState, vas: NDArray[np.uint64], access: Access, out: Observations
+    ) -> NDArray[np.intp]:
+        """Run what can run in batches; return the rows that are left."""
+        batcher = self._batchers.get(access.kind)
+        if batcher is None:
+            batcher = Batcher(self.memory, self._layout, self._scratch, access.kind)
+            self._batchers[access.kind] = batcher
+        if access.size == 1:
+            rows, spanning = np.arange(len(vas)), np.empty(0, np.intp)
+        else:
+            spans = (vas & np.uint64(0xFFF)) > np.uint64(0x1000 - access.size)
+            rows, spanning = np.nonzero(~spans)[0], np.nonzero(spans)[0]
+        slot = 0x1E0
+        while len(rows) and slot > 0x100:
+            needed = _needs_slot(vas[rows], slot, cpu.levels, access.size)
+            now, rows = (rows, rows[:0]) if not needed.any() else (rows[~needed], rows[needed])
+            for start in range(0, len(now), BATCH):
+                chunk = now[start : start + BATCH]
+                part = Observations.blank(len(chunk))
+                batcher.run(cpu, vas[chunk], slot, access.size, part)
+                for column in ("outcome", "error_code", "cr2", "pa", "value"):
+                    getattr(out, column)[chunk] = getattr(part, column)
+            slot -= 1
+        return np.concatenate([rows, spanning])
+
+
+def _needs_slot(vas: NDArray[np.uint64], slot: int, levels: int, size: int) -> NDArray[np.bool_]:
+    """Whether a walk, or the access itself, could read the top-level entry of a slot."""
+    offset = vas & np.uint64(0xFFF)
+    needed = offset >> np.uint64(3) == slot
+    if size > 1:
+        needed |= (offset + np.uint64(size - 1)) >> np.uint64(3) == slot
+    for level in range(levels):
+        needed |= (vas >> np.uint64(12 + 9 * level)) & np.uint64(511) == slot
+    return needed
+
+
+def _set_row(out: Observations, row: int, seen: Observation) -> None:
+    out.outcome[row] = seen.outcome.code
+    out.error_code[row] = seen.error_code or 0
+    out.cr2[row] = seen.cr2 or 0
+    if seen.pa is not None:
+        out.pa[row] = seen.pa
+    out.value[row] = seen.value or 0
+    if seen.reason is not None:
+        out.reason = seen.reason

@@ -1,0 +1,424 @@
+"""One access at a time, each from a pristine CPU and memory.
+
+The access is a real instruction that runs in a top-level slot which the walk under test does not
+read. Afterwards everything is put back: the slot, the entries that the access changed, and the
+bytes that a write overwrote.
+"""
+
+from __future__ import annotations
+
+import ctypes
+
+from unicorn import (
+    UC_ERR_FETCH_PROT,
+    UC_HOOK_BLOCK,
+    UC_HOOK_INTR,
+    UC_HOOK_MEM_WRITE,
+    UC_PROT_EXEC,
+    UC_PROT_READ,
+    UC_PROT_WRITE,
+    Uc,
+)
+from unicorn import x86_const as x86
+
+from harness.asm import assemble
+from harness.cpu import CpuState
+from harness.engine.unicorn.core import Core, Layout, Scratch, slot_base, unsupported_state
+from harness.engine.unicorn.library import FLUSH_TLB, LIB
+from harness.errors import EngineError
+from harness.memory import PhysicalMemory
+from harness.outcome import Access, AccessKind, Observation, Outcome
+
+__all__ = ["Prober", "unsupported_access"]
+
+_SNIPPETS: dict[tuple[str, int, bool, bool], str] = {
+    (kind, size, False, stack): text.format(register=register, pointer=pointer)
+    for kind, text in (
+        ("read", "mov {register}, [{pointer}]"),
+        ("write", "mov [{pointer}], {register}"),
+    )
+    for size, register in ((1, "al"), (2, "ax"), (4, "eax"), (8, "rax"))
+    for stack, pointer in ((False, "rsi"), (True, "rsp"))
+}
+# Loading a segment register makes the CPU itself read a descriptor from the GDT.
+_SNIPPETS["read", 8, True, False] = "mov fs, ax"
+_SNIPPET_BYTES = 16
+_SELECTOR = 8
+_WRITTEN = 0xA5A5_A5A5_A5A5_A5A5
+
+_VECTORS = {
+    8: Outcome.DOUBLE_FAULT,
+    12: Outcome.STACK_FAULT,
+    13: Outcome.GENERAL_PROTECTION,
+    14: Outcome.PAGE_FAULT,
+}
+_NOWHERE = 1 << 63
+"""Never reached: unicorn 2.1.4 translates the stop address when it ends, which sets A bits."""
+
+_SHIFTS = {4: (39, 30, 21, 12), 5: (48, 39, 30, 21, 12)}
+_TABLE = 0x000F_FFFF_FFFF_F000
+_MASK = (1 << 64) - 1
+_ERROR_W = 2
+_PROT = {
+    AccessKind.READ: UC_PROT_READ,
+    AccessKind.WRITE: UC_PROT_WRITE,
+    AccessKind.FETCH: UC_PROT_EXEC,
+}
+_Seen = tuple[Outcome, int | None, int | None, int | None, int | None]
+"""Outcome, error code, CR2, physical address, value."""
+
+
+def unsupported_access(access: Access) -> str | None:
+    """Say why no probe makes such an access, or None when one does."""
+    if access.is_fetch:
+        return None if access.size == 1 else "a fetch probe is one byte wide"
+    if (access.kind.value, access.size, access.implicit, access.stack) in _SNIPPETS:
+        return None
+    if access.implicit:
+        return "an implicit access is probed as a descriptor read: kind read, size 8"
+    return f"a probe reads or writes 1, 2, 4 or 8 bytes, not {access.size}"
+
+
+class _Events:
+    """What the hooks of one CPU saw during one probe."""
+
+    __slots__ = ("after", "cr2", "error_code", "holes", "overwritten", "vector")
+
+    def __init__(self) -> None:
+        self.vector: int | None = None
+        self.error_code = 0
+        self.cr2 = 0
+        self.holes: list[int] = []
+        self.overwritten: list[tuple[int, bytes]] = []
+        self.after: list[int] | None = None
+
+
+class Prober:
+    """Answers single probes: reads and writes on one CPU, fetches on another.
+
+    The second CPU stops at every block of code, which would slow the first.
+    """
+
+    def __init__(self, memory: PhysicalMemory, layout: Layout, scratch: Scratch) -> None:
+        self._memory = memory
+        self._layout = layout
+        self._scratch = scratch
+        self._words = memoryview(memory.buffer).cast("B").cast("Q")
+        self._code: dict[tuple[str, int, bool, bool], tuple[int, int]] = {}
+        for number, (key, text) in enumerate(_SNIPPETS.items()):
+            code = assemble(text, base=0).code
+            at = Scratch.CODE + number * _SNIPPET_BYTES
+            scratch.put(at, code)
+            self._code[key] = (at, at + len(code))
+        self._first = memory.regions[0]
+        self._value = ctypes.c_uint64()
+        self._value_at = ctypes.byref(self._value)
+        self._events = _Events()
+        self._chain: list[int] = []
+        self._own = 0
+        self._last_cpu: CpuState | None = None
+        self._last_template = b""
+        self._last_reason: str | None = None
+        self._fetcher: Core | None = None
+        self._data = core = self._new_core()
+        core.uc.hook_add(UC_HOOK_MEM_WRITE, self._on_write)
+        self._rax = core.at.registers // 8
+        self._rsp = self._rax + 4
+        self._rsi = self._rax + 6
+
+    def close(self) -> None:
+        """Give back what Unicorn holds."""
+        self._words.release()
+        for core in (self._data, self._fetcher):
+            if core is not None:
+                core.close()
+
+    def probe(self, cpu: CpuState, va: int, access: Access) -> Observation:
+        """Make one access from pristine state and put everything back."""
+        if cpu is not self._last_cpu:
+            self._last_reason = unsupported_state(cpu)
+            if self._last_reason is None:
+                self._last_template = self._data.template(cpu)
+            self._last_cpu = cpu
+        if self._last_reason is not None:
+            return Observation(Outcome.UNSUPPORTED, reason=self._last_reason)
+        if access.is_fetch:
+            return self._fetch(cpu, va, access)
+        key = (access.kind.value, access.size, access.implicit, access.stack)
+        code = self._code.get(key)
+        if code is None:
+            return Observation(Outcome.UNSUPPORTED, reason=unsupported_access(access))
+        return self._access(cpu, va, access, code)
+
+    def _access(self, cpu: CpuState, va: int, access: Access, code: tuple[int, int]) -> Observation:
+        root = self._memory.offset(cpu.root)
+        if root < 0:
+            return Observation(
+                Outcome.UNSUPPORTED,
+                reason=f"the root table at {cpu.root:#x} must be in RAM for the probe's own code",
+            )
+        core, words = self._data, self._words
+        last = (va + access.size - 1) & _MASK
+        spans = va >> 12 != last >> 12
+        self._chain = chain = self._chain_of(cpu, va)
+        self._own = len(chain)
+        if spans:
+            chain += self._chain_of(cpu, last)
+        before = [words[i] for i in chain]
+        slot = self._free_slot(cpu.levels, va, last)
+        borrowed = (root >> 3) + slot
+        lent = words[borrowed]
+        words[borrowed] = self._scratch.entry[cpu.levels]
+        self._events = events = _Events()
+        base = slot_base(slot, cpu)
+        second = self._second_page(cpu, last, access) if spans and access.is_write else None
+
+        core.state[:] = self._last_template
+        if access.implicit:
+            self._aim_gdt(core, va)
+        else:
+            core.q[self._rax] = _WRITTEN
+            core.q[self._rsp if access.stack else self._rsi] = va
+        core.restore()
+        LIB.uc_ctl(core.handle, FLUSH_TLB)
+        error = LIB.uc_emu_start(core.handle, base + code[0], base + code[1], 0, 0)
+        after = [words[i] for i in chain]
+        if events.after is not None:
+            # The store may have hit these very entries; on its own page they were read before it.
+            own = len(events.after)
+            after[:own] = events.after
+        result = self._judge(core, va, last, access, error, spans)
+        words[borrowed] = lent
+        if second is not None:
+            events.overwritten.append(second)
+        for pa, data in events.overwritten:
+            self._put_back(pa, data)
+        return self._observation(result, chain, before, after)
+
+    def _fetch(self, cpu: CpuState, va: int, access: Access) -> Observation:
+        if access.size != 1:
+            return Observation(Outcome.UNSUPPORTED, reason=unsupported_access(access))
+        core, words = self._fetching_core(), self._words
+        self._chain = chain = self._chain_of(cpu, va)
+        # Unicorn decodes ahead, over the end of the page if an instruction crosses it.
+        ahead = self._chain_of(cpu, (va & ~0xFFF) + 0x1000 & _MASK)
+        before = [words[i] for i in chain]
+        before_ahead = [words[i] for i in ahead]
+        self._events = _Events()
+        core.state[:] = self._last_template
+        core.restore()
+        LIB.uc_ctl(core.handle, FLUSH_TLB)
+        error = LIB.uc_emu_start(core.handle, va, _NOWHERE, 0, 0)
+        after = [words[i] for i in chain]
+        result = self._judge(core, va, va, access, error, spans=False)
+        for i, value in zip(ahead, before_ahead, strict=True):
+            words[i] = value
+        return self._observation(result, chain, before, after)
+
+    def _judge(
+        self, core: Core, va: int, last: int, access: Access, error: int, spans: bool
+    ) -> _Seen:
+        """Say what the hooks saw, while the CPU still is as the access left it."""
+        failed = core.uc._hook_exception
+        if failed is not None:
+            raise failed
+        events = self._events
+        vector = events.vector
+        if vector is None or self._went_through(va, access):
+            if error and not (access.is_fetch and error == UC_ERR_FETCH_PROT):
+                raise EngineError(f"Unicorn stopped a probe of {va:#x} with error {error}")
+            return self._mapped(core, va, last, access, spans)
+        if events.holes:
+            outside = self._hole_in_walk(core, va, access, spans)
+            if outside is not None:
+                return Outcome.NO_MEMORY, None, None, outside, None
+        outcome = _VECTORS.get(vector)
+        if outcome is None:
+            raise EngineError(f"a probe of {va:#x} raised exception {vector}")
+        cr2 = events.cr2 if outcome is Outcome.PAGE_FAULT else None
+        return outcome, events.error_code, cr2, None, None
+
+    def _went_through(self, va: int, access: Access) -> bool:
+        """Whether an exception came after the access itself had succeeded."""
+        events = self._events
+        if access.is_fetch:  # the first byte was there, the rest of the instruction was not
+            return events.vector == 14 and events.cr2 >> 12 != va >> 12
+        if access.implicit:  # the descriptor was read, and then refused or marked as accessed
+            return (
+                events.vector == 11
+                or (events.vector == 13 and events.error_code != 0)
+                or (events.vector == 14 and bool(events.error_code & _ERROR_W))
+            )
+        return False
+
+    def _mapped(self, core: Core, va: int, last: int, access: Access, spans: bool) -> _Seen:
+        kind = access.kind
+        value = None
+        if access.implicit:
+            self._supervise(core)
+        elif kind is AccessKind.READ:
+            LIB.uc_reg_read(core.handle, x86.UC_X86_REG_RAX, self._value_at)
+            value = self._value.value & ((1 << 8 * access.size) - 1)
+        pa = core.translate(va, _PROT[kind])
+        if pa is None:
+            raise EngineError(f"Unicorn mapped {va:#x} for a {kind} and then did not")
+        if self._memory.offset(pa) < 0:
+            return Outcome.NO_MEMORY, None, None, pa, None
+        if spans:
+            second = core.translate(last & ~0xFFF & _MASK, _PROT[kind])
+            if second is not None and self._memory.offset(second) < 0:
+                return Outcome.NO_MEMORY, None, None, second, None
+        return Outcome.MAPPED, None, None, pa, value
+
+    def _hole_in_walk(self, core: Core, va: int, access: Access, spans: bool) -> int | None:
+        """Where a walk that ended in a fault had read a table outside RAM."""
+        holes = self._events.holes
+        if spans and self._events.cr2 >> 12 != va >> 12:
+            first = core.translate(va, _PROT[access.kind])
+            holes = [pa for pa in holes if first is None or pa >> 12 != first >> 12]
+        return holes[0] & ~7 if holes else None
+
+    def _observation(
+        self, seen: _Seen, chain: list[int], before: list[int], after: list[int]
+    ) -> Observation:
+        """Add the entries that changed, and put every one back."""
+        changed = {}
+        words = self._words
+        for i, old, new in zip(chain, before, after, strict=True):
+            if old != new:
+                changed[self._address_of(i)] = old ^ new
+            words[i] = old
+        return Observation(*seen, changed)
+
+    def _address_of(self, index: int) -> int:
+        """Return the physical address of a word of the buffer."""
+        offset = index << 3
+        for region in self._memory.regions:
+            if offset < region.size:
+                return region.base + offset
+            offset -= region.size
+        raise IndexError(index)
+
+    def _aim_gdt(self, core: Core, va: int) -> None:
+        core.restore()
+        core.uc.reg_write(x86.UC_X86_REG_GDTR, (0, (va - _SELECTOR) & _MASK, 0xFFFF, 0))
+        core.save()
+        core.q[self._rax] = _SELECTOR
+
+    def _supervise(self, core: Core) -> None:
+        """Make the CPU translate as it does for its own accesses: CPL 0, AC clear."""
+        core.save()
+        core.d[core.at.hflags // 4] &= ~3
+        core.restore()
+        core.uc.reg_write(
+            x86.UC_X86_REG_EFLAGS, core.uc.reg_read(x86.UC_X86_REG_EFLAGS) & ~(1 << 18)
+        )
+        core.flush()
+
+    def _second_page(self, cpu: CpuState, last: int, access: Access) -> tuple[int, bytes] | None:
+        """Keep what a write over the page boundary overwrites on its second page."""
+        core = self._data
+        core.state[:] = self._last_template
+        core.restore()
+        core.flush()
+        touched = self._chain_of(cpu, last)
+        before = [self._words[i] for i in touched]
+        page = last & ~0xFFF & _MASK
+        pa = core.translate(page, _PROT[access.kind.value])
+        for i, value in zip(touched, before, strict=True):
+            self._words[i] = value
+        self._events.holes.clear()
+        if pa is None or self._memory.offset(pa) < 0:
+            return None
+        return pa, self._memory.read(pa, (last & 0xFFF) + 1)
+
+    def _chain_of(self, cpu: CpuState, va: int) -> list[int]:
+        """Word indices that any walk of `va` could read, whatever their bits say.
+
+        This follows address bits alone and decides nothing: a page's frame is followed like a
+        table's, so the list may be longer than the walk.
+        """
+        words, base, end = self._words, self._first.base, self._first.end
+        found = []
+        table = cpu.root
+        for shift in _SHIFTS[cpu.levels]:
+            at = table | (va >> shift & 511) << 3
+            at = at - base if base <= at < end else self._memory.offset(at)
+            if at < 0:
+                break
+            at >>= 3
+            found.append(at)
+            table = words[at] & _TABLE
+        return found
+
+    @staticmethod
+    def _free_slot(levels: int, first: int, last: int) -> int:
+        """Return a top-level slot that neither the walk nor the access itself can read."""
+        used = [(first & 0xFFF) >> 3, (last & 0xFFF) >> 3]
+        used += [first >> shift & 511 for shift in _SHIFTS[levels]]
+        if first >> 12 != last >> 12:
+            used += [last >> shift & 511 for shift in _SHIFTS[levels]]
+        slot = 0x1E0
+        while slot in used:
+            slot -= 1
+        return slot
+
+    def _put_back(self, pa: int, data: bytes) -> None:
+        if pa in self._layout:
+            self._scratch.put(pa - self._layout.scratch, data)
+        elif self._memory.offset(pa) >= 0:
+            self._memory.write(pa, data)
+
+    def _peek(self, pa: int, size: int) -> bytes | None:
+        if pa in self._layout:
+            at = pa - self._layout.scratch
+            return self._scratch.bytes[at : at + size].tobytes()
+        return self._memory.read(pa, size) if self._memory.offset(pa) >= 0 else None
+
+    # Hooks and the CPUs that carry them.
+
+    def _new_core(self) -> Core:
+        core = Core(self._memory, self._layout, self._scratch)
+
+        def on_exception(_uc: Uc, vector: int, _data: object) -> None:
+            core.save()
+            events = self._events
+            if events.vector is None:
+                events.vector = vector
+                events.error_code = core.d[core.at.error_code // 4]
+                events.cr2 = core.q[core.at.cr2 // 8]
+            LIB.uc_emu_stop(core.handle)
+
+        core.uc.hook_add(UC_HOOK_INTR, on_exception)
+        for base, size in self._layout.holes(self._memory):
+            core.uc.mmio_map(base, size, self._on_hole_read, base, self._on_hole_write, base)
+        return core
+
+    def _fetching_core(self) -> Core:
+        if self._fetcher is None:
+            self._fetcher = core = self._new_core()
+
+            def on_block(_uc: Uc, _address: int, _size: int, _data: object) -> None:
+                LIB.uc_emu_stop(core.handle)
+
+            core.uc.hook_add(UC_HOOK_BLOCK, on_block)
+        return self._fetcher
+
+    def _on_write(
+        self, _uc: Uc, _access: int, pa: int, size: int, _value: int, _data: object
+    ) -> None:
+        # The MMU has set its A and D bits; the store itself has not happened yet.
+        events = self._events
+        if events.after is None:
+            events.after = [self._words[i] for i in self._chain[: self._own]]
+        kept = min(size, 0x1000 - (pa & 0xFFF))
+        old = self._peek(pa, kept)
+        if old is not None:
+            events.overwritten.append((pa, old))
+
+    def _on_hole_read(self, _uc: Uc, offset: int, _size: int, base: int) -> int:
+        self._events.holes.append(base + offset)
+        return 0
+
+    def _on_hole_write(self, _uc: Uc, offset: int, _size: int, _value: int, base: int) -> None:
+        self._events.holes.append(base + offset)
