@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import doctest
 import io
 
 import numpy as np
@@ -11,9 +12,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from harness.errors import SnapshotError
-from harness.snapshot import FLAG_BITS, KINDS, SIZES, SOURCES, Truth, TruthRow, Unmapped
+from harness.snapshot import FLAG_BITS, KINDS, SIZES, SOURCES, Truth, TruthRow, Unmapped, columns
 
 HEADER = "va,pa,size,flags,source\n"
+
+
+def test_the_examples() -> None:
+    result = doctest.testmod(columns)
+    assert (result.attempted, result.failed) == (4, 0)
 
 
 def truth(*lines: str) -> Truth:

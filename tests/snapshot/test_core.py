@@ -207,4 +207,13 @@ def test_a_count_of_segments_beyond_the_file_is_refused(write: Callable[..., Pat
     data[56:58] = (0xFFFE).to_bytes(2, "little")
     path.write_bytes(data)
 
-    assert refusal(path).startswith("the program headers must be at most 1048576 of 56 bytes")
+    assert refusal(path).startswith("the program headers must be of 56 bytes and lie inside")
+
+
+def test_the_notes_must_be_in_one_segment(write: Callable[..., Path]) -> None:
+    path = write()
+    data = bytearray(path.read_bytes())
+    data[64] = 1  # PT_NOTE becomes PT_LOAD
+    path.write_bytes(data)
+
+    assert refusal(path) == "the core must have one segment of notes, not 0"
