@@ -267,6 +267,14 @@ def test_a_printout_with_a_recursive_slot(
         load(image, None, mixed)
 
 
+def test_a_printout_decides_on_the_stacks_size(lecture_boot_info: BootInfo) -> None:
+    first, second = lecture_boot_info.regions(MemoryRegionType.KernelStack)
+    without = tuple(r for r in lecture_boot_info.memory_map if r != second)
+    info = dataclasses.replace(lecture_boot_info, memory_map=without)
+    state = load(flat_kernel(b"\xf4", name="k"), None, info)
+    assert state.layout.stack_end - state.layout.stack_start == first.range.size
+
+
 @pytest.mark.parametrize(
     "missing", [MemoryRegionType.PageTable, MemoryRegionType.BootInfo, MemoryRegionType.Kernel]
 )
