@@ -94,6 +94,12 @@ def test_regions_grow_where_the_frame_behind_is_usable() -> None:
     )
 
 
+def test_regions_do_not_grow_over_a_gap() -> None:
+    frames = BootloaderFrames((region(0x1000, 0x2000, T.Kernel), region(0x8000, 0x9000)))
+    assert frames.allocate(T.Kernel) == 0x8000
+    assert listed(frames.memory_map) == [(0x1000, 0x2000, "Kernel"), (0x8000, 0x9000, "Kernel")]
+
+
 def test_page_tables_come_from_the_last_usable_region() -> None:
     frames = BootloaderFrames((region(0x1000, 0x3000), region(0x10_0000, 0x10_2000)))
     assert [frames.allocate(T.PageTable) for _ in range(3)] == [0x10_0000, 0x10_1000, 0x1000]
