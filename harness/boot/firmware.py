@@ -44,7 +44,8 @@ __all__ = [
 
 _MIB = 1 << 20
 _SMALLEST, _LARGEST = 2 * _MIB, 512 << 30
-_LOW_RAM_END = 3 << 30
+# QEMU's pc machine: RAM from 3.5 GiB up is split at 3 GiB.
+_SPLIT_FROM, _SPLIT_AT = 0xE000_0000, 0xC000_0000
 _FOUR_GIB = 1 << 32
 _Type = MemoryRegionType
 
@@ -69,7 +70,7 @@ class Firmware:
         """Describe a PC as QEMU's BIOS does.
 
         The 128 KiB at the top of RAM are the firmware's, and so are 4 KiB below and 64 KiB above
-        the VGA memory.  RAM beyond 3 GiB continues at 4 GiB.
+        the VGA memory.  Of 3.5 GiB and more, all beyond 3 GiB lies at 4 GiB.
 
         :param memory: bytes of RAM, a multiple of 4 KiB, from 2 MiB to 512 GiB
         :param amd_hole: reserve 12 GiB below 1 TiB, as QEMU since 7.1 does for AMD CPUs; the
@@ -80,7 +81,8 @@ class Firmware:
             raise BootError(
                 f"the memory must be a multiple of 4 KiB from 2 MiB to 512 GiB, not {memory} bytes"
             )
-        low, high = min(memory, _LOW_RAM_END), max(0, memory - _LOW_RAM_END)
+        low = _SPLIT_AT if memory >= _SPLIT_FROM else memory
+        high = memory - low
         ranges = [
             (0, 0x9_F000, _Type.Usable),
             (0x9_F000, 0xA_0000, _Type.Reserved),

@@ -28,7 +28,9 @@ def test_a_pc_is_the_lectures_machine_before_it_booted(lecture_boot_info: BootIn
     assert machine.ram == ram_of(machine.memory_map)
 
 
-def test_ram_beyond_three_gib_continues_at_four() -> None:
+def test_a_large_ram_continues_at_4_gib() -> None:
+    assert Firmware.pc((7 << 29) - 4096).ram == ((0, (7 << 29) - 4096),)
+    assert Firmware.pc(7 << 29).ram == ((0, 3 << 30), (4 << 30, 1 << 29))
     machine = Firmware.pc(5 << 30)
     assert machine.ram == ((0, 3 << 30), (4 << 30, 2 << 30))
     assert listed(machine.memory_map)[-2:] == [
