@@ -62,6 +62,7 @@ def walk_pages(memory: PhysicalMemory, plan: Plan, vas: NDArray[np.uint64], out:
         out.error_code,
         out.cr2,
         out.pa,
+        out.page_size,
         out.raw,
     )
 
@@ -95,6 +96,7 @@ def _kernel(
     out_error_code: Any,
     out_cr2: Any,
     out_pa: Any,
+    out_page_size: Any,
     out_raw: Any,
 ) -> None:
     for row in range(len(vas)):
@@ -132,8 +134,9 @@ def _kernel(
                     rights[(granted >> _1) & _3 | (granted >> _61) & _4 | (raw >> _56) & _0X78]
                 )
                 if rule == _COMBINE:
-                    inside = (_8 << _U64(9 * level)) - _1
-                    pa = raw & _ADDRESS & ~inside | va & inside
+                    size = _8 << _U64(9 * level)
+                    pa = raw & _ADDRESS & ~(size - _1) | va & (size - _1)
+                    out_page_size[row] = size
                 break
             table = raw & _ADDRESS
             level -= 1

@@ -24,7 +24,6 @@ from typing import Any, Protocol, SupportsIndex
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.address import PageSize
 from harness.cpu import CpuState
 from harness.entry import ADDRESS_MASK, PageTableFlags
 from harness.errors import AddressError
@@ -50,7 +49,6 @@ _EVERYTHING = (1 << 64) - 1
 _COMBINE, _CANONICAL, _CR3, _ORDER = (
     RULE_INDEX[rule] for rule in ("COMBINE", "CANONICAL", "CR3", "ORDER")
 )
-_PAGE_SIZE = np.array([0] + [PageSize.of_level(level) for level in (1, 2, 3)] + [0, 0], _U64)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -66,6 +64,7 @@ class BulkWalk:
     :ivar error_code: what #PF pushes
     :ivar cr2: the address that #PF leaves in CR2
     :ivar pa: the physical address reached, or the one that is not RAM
+    :ivar page_size: bytes of the page that ``pa`` lies in, unless ``pa`` is an entry's address
     :ivar raw: the last entry read
     """
 
@@ -75,6 +74,7 @@ class BulkWalk:
     error_code: NDArray[np.uint32]
     cr2: NDArray[np.uint64]
     pa: NDArray[np.uint64]
+    page_size: NDArray[np.uint64]
     raw: NDArray[np.uint64]
 
     @classmethod
@@ -87,6 +87,7 @@ class BulkWalk:
             error_code=np.zeros(count, np.uint32),
             cr2=np.zeros(count, np.uint64),
             pa=np.zeros(count, np.uint64),
+            page_size=np.zeros(count, np.uint64),
             raw=np.zeros(count, np.uint64),
         )
 
@@ -97,11 +98,6 @@ class BulkWalk:
     def completed(self) -> NDArray[np.bool_]:
         """Tell which accesses were translated, be there RAM behind them or not."""
         return np.equal(self.rule, _COMBINE)
-
-    @property
-    def page_size(self) -> NDArray[np.uint64]:
-        """Give the size of the page that ``pa`` lies in, in bytes; 0 unless translated."""
-        return np.where(self.completed, _PAGE_SIZE[self.level], _U64(0))
 
     def rows(self, where: slice | NDArray[np.intp] | NDArray[np.bool_]) -> "BulkWalk":
         """Return some of the rows; a slice gives views."""
@@ -247,6 +243,7 @@ def _walk_pages(memory: PhysicalMemory, plan: Plan, vas: NDArray[np.uint64], out
             inside = _U64((8 << 9 * level) - 1)
             pa = raw & ADDRESS_MASK & ~inside | lane_vas & inside
             rule = plan.rights[granted >> 1 & 3 | granted >> 61 & 4 | raw >> 56 & 0x78][leaf]
+            out.page_size[rows[leaf]] = np.where(rule == _COMBINE, inside + _U64(1), _U64(0))
             settle(leaf, rule, level, np.where(rule == _COMBINE, pa[leaf], _U64(0)))
         if not len(rows):
             break
@@ -297,7 +294,7 @@ def _addresses(vas: NDArray[np.uint64] | Iterable[SupportsIndex]) -> NDArray[np.
                 f"not {vas.ndim}-dimensional of {vas.dtype}"
             )
         if vas.dtype.kind == "i" and len(vas) and vas.min() < 0:
-            raise AddressError(f"a virtual address must fit in 64 bits, not {vas.min()}")
+            raise AddressError(f"a virtual address must fit in 64 bits, not {int(vas.min()):#_x}")
         return np.ascontiguousarray(vas, _U64)
     numbers = [index(va) for va in vas]
     wide = next((va for va in numbers if va >> 64), None)

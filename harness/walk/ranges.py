@@ -42,6 +42,7 @@ _USER = int(PageTableFlags.USER_ACCESSIBLE)
 _HUGE = int(PageTableFlags.HUGE_PAGE)
 _NO_EXECUTE = int(PageTableFlags.NO_EXECUTE)
 _EVERYTHING = (1 << 64) - 1
+_PAGE_SIZES = {int(size): size for size in PageSize}
 # Tables expanded at once by ``leaves``: 16 MiB of entries.
 _TABLES_AT_ONCE = 1 << 12
 
@@ -240,7 +241,9 @@ class Leaves:
         )
 
     def __iter__(self) -> Iterator[Leaf]:
-        return map(self.__getitem__, range(len(self)))
+        sizes = map(_PAGE_SIZES.__getitem__, self.size.tolist())
+        rights = (self.user.tolist(), self.writable.tolist(), self.executable.tolist())
+        return map(Leaf, self.va.tolist(), self.pa.tolist(), sizes, self.raw.tolist(), *rights)
 
 
 class _Entries(NamedTuple):
