@@ -5,6 +5,7 @@ Every encoding, ours too, goes through :func:`harness.asm.verify.verify` before 
 What is done here and not by Keystone 0.9.2, each because of something seen:
 
 - jumps, calls and loops to an address (Keystone wraps targets at 2 GiB, and has no ``short``);
+- ``push`` of a number (it truncates to 16 bits, and pushes -1 for 65535);
 - far jumps and calls, ``sel:offset`` in 32-bit code (it truncates the offset to 16 bits) and
   through memory (it rejects ``jmp far [rax]``);
 - instructions whose width hangs on a suffix (it makes ``iret`` and ``pushf`` 16 bits wide): the
@@ -12,9 +13,11 @@ What is done here and not by Keystone 0.9.2, each because of something seen:
 - string instructions (it rejects ``movsd``) and what it does not know (``endbr64``, ``sysretq``);
 - addresses without a register in 64-bit code: absolute, relative to RIP or, for the accumulator,
   64 bits wide, whichever can express the address (it truncates);
-- the operand-size prefix that it adds to ``lgdt`` and ``push ds`` in 32-bit code.
+- the operand-size prefix that it adds to ``lgdt`` and ``push ds`` in 32-bit code, which then do
+  half of what they say.
 
-Keystone ends the whole process when ``ah`` and its kin meet a REX prefix, so it is not asked.
+Keystone ends the whole process when ``ah`` and its kin meet a REX prefix, and never returns from
+``data16`` with operands, so it is not asked.
 """
 
 from __future__ import annotations
@@ -33,7 +36,7 @@ from harness.asm.instruction import (
     Register,
 )
 from harness.asm.refusal import Refusal
-from harness.asm.verify import CONDITIONS, disassemble, immediate_range, verify
+from harness.asm.verify import CONDITIONS, STRINGS, disassemble, immediate_range, mnemonics, verify
 from harness.errors import EngineMissing
 
 __all__ = ["Encoding", "encode"]
@@ -100,6 +103,7 @@ _AMBIGUOUS = {
     },
 }
 
+_LEGACY_PREFIXES = frozenset({0x26, 0x2E, 0x36, 0x3E, 0x64, 0x65, 0x66, 0x67})
 _TABLE_REGISTERS = frozenset({"lgdt", "lidt", "sgdt", "sidt"})
 
 
@@ -171,8 +175,18 @@ def _encode(insn: Instruction, bits: int, address: int, wide: bool) -> Encoding:
         return _branch(insn, prefix, bits, address, wide)
     if not insn.operands and insn.mnemonic in _FIXED[bits]:
         return Encoding(prefix + _FIXED[bits][insn.mnemonic])
+    if insn.mnemonic == "push" and len(insn.operands) == 1:
+        number = insn.operands[0]
+        if isinstance(number, Immediate):
+            return Encoding(prefix + _push(number.value, bits))
     if insn.operands and isinstance(insn.operands[0], FarPointer):
         return Encoding(prefix + _far_pointer(insn, insn.operands[0], bits))
+    if insn.mnemonic not in mnemonics():
+        raise Refusal(f"a statement must begin with an instruction, not {insn.mnemonic}")
+    implied = insn.mnemonic in STRINGS or insn.mnemonic == "xlatb"
+    if implied and insn.operands and all(isinstance(o, Memory) for o in insn.operands):
+        # Keystone 0.9.2 would look at the size of such operands only.
+        raise Refusal(f"{insn.mnemonic} must have no operands: it always uses rsi, rdi and dx")
     if bits == 64:
         for position, operand in enumerate(insn.operands):
             if isinstance(operand, Memory) and operand.is_bare:
@@ -240,6 +254,20 @@ def _far_pointer(insn: Instruction, pointer: FarPointer, bits: int) -> bytes:
         )
     opcode = b"\xea" if insn.mnemonic == "jmp" else b"\x9a"
     return opcode + pointer.offset.to_bytes(4, "little") + pointer.selector.to_bytes(2, "little")
+
+
+def _push(value: int, bits: int) -> bytes:
+    """Encode push of a number: Keystone 0.9.2 makes -1 of 65535 and 16 bits of 0x80000000."""
+    number = _signed(value, bits)
+    if -(1 << (bits - 1)) <= value < 1 << bits:
+        if -0x80 <= number < 0x80:
+            return b"\x6a" + number.to_bytes(1, "little", signed=True)
+        if -(1 << 31) <= number < 1 << 31:
+            return b"\x68" + number.to_bytes(4, "little", signed=True)
+    raise Refusal(
+        f"push must have a number of 32 bits with a sign, not {value:#x}: "
+        "load it in a register first"
+    )
 
 
 # --- addresses without a register, 64-bit code -------------------------------------------------
@@ -315,11 +343,26 @@ def _assemble(insn: Instruction, bits: int) -> bytes:
     if insn.far:
         return _far_memory(insn, bits)
     code = _keystone(_render(insn, bits), bits)
-    if bits == 32 and code[:1] == b"\x66":
-        # Keystone 0.9.2, 32-bit: lgdt would load 24 bits of the base, push ds would push 2 bytes.
-        names = [o for o in insn.operands if isinstance(o, Register) and o.kind == "segment"]
-        if insn.mnemonic in _TABLE_REGISTERS or (insn.mnemonic in ("push", "pop") and names):
-            return code[1:]
+    return _without_operand_size(code) if _has_stray_66(insn, bits) else code
+
+
+def _has_stray_66(insn: Instruction, bits: int) -> bool:
+    """Whether Keystone 0.9.2 puts a 66 before an instruction that changes what it does.
+
+    In 32-bit code lgdt would load 24 bits of the base, and push ds would push 2 bytes.
+    """
+    if bits == 64:
+        return False
+    segment = any(isinstance(o, Register) and o.kind == "segment" for o in insn.operands)
+    return insn.mnemonic in _TABLE_REGISTERS or (segment and insn.mnemonic in ("push", "pop"))
+
+
+def _without_operand_size(code: bytes) -> bytes:
+    position = 0
+    while code[position] in _LEGACY_PREFIXES:
+        if code[position] == 0x66:
+            return code[:position] + code[position + 1 :]
+        position += 1
     return code
 
 
@@ -425,7 +468,7 @@ def _keystone(text: str, bits: int, address: int = 0) -> bytes:
 
 def _reading(insn: Instruction, bits: int, address: int) -> str | None:
     """Disassemble what Keystone makes of the statement as written, for the error message."""
-    if _would_abort(insn):
+    if _would_abort(insn) or insn.mnemonic not in mnemonics() or insn.mnemonic in STRINGS:
         return None
     name = f"l{insn.mnemonic}" if insn.far else insn.mnemonic
     text = _render(replace(insn, mnemonic=name), bits, as_written=True)

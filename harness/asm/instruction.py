@@ -83,9 +83,8 @@ _SAME = {
     "fwait": "wait",
 }
 _SHIFTS = frozenset({"shl", "shr", "sar", "rol", "ror", "rcl", "rcr"})
-_LOOSE = frozenset(
-    ("<<", ">>", "&", "|", "^", "&&", "||", "==", "!=", "<", "<=", ">", ">=", "*", "/", "%")
-)
+# These bind less than the + between the parts of an address.
+_LOOSE = frozenset(("<<", ">>", "&", "|", "^", "&&", "||", "==", "!=", "<", "<=", ">", ">="))
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +135,12 @@ class Memory:
     def is_bare(self) -> bool:
         """Whether the address is a number and no register takes part."""
         return self.base is None and self.index is None
+
+    @property
+    def register_width(self) -> int | None:
+        """The width in bits of the registers in the address, or None without any."""
+        name = self.base or self.index
+        return _REGISTERS[name][1] if name else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -347,7 +352,7 @@ def _displacement(parts: Tokens, scope: Scope) -> Value:
     depth = 0
     for kind, text in parts:
         depth += (text == "(") - (text == ")")
-        if kind == "op" and depth == 0 and text in _LOOSE - {"*", "/", "%"}:
+        if kind == "op" and depth == 0 and text in _LOOSE:
             raise Refusal(f"an expression with {text} beside a register must have parentheses")
     return evaluate(parts, scope)
 

@@ -12,6 +12,7 @@ statement does not depend on a label, or when the addresses have settled.
 
 from __future__ import annotations
 
+import bisect
 import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -155,16 +156,14 @@ class _Layout:
 
     def near(self, number: int, forward: bool) -> Value:
         places = self.numeric.get(number, [])
-        if forward:
-            found = [position for position in places if position > self.position]
-        else:
-            found = [position for position in reversed(places) if position < self.position]
-        if not found:
+        after = bisect.bisect_left(places, self.position)
+        chosen = after if forward else after - 1
+        if not 0 <= chosen < len(places):
             side = "below" if forward else "above"
             raise Refusal(
                 f"{number}{'f' if forward else 'b'} must have a label {number}: {side} it"
             )
-        return self.label(found[0])
+        return self.label(places[chosen])
 
     def label(self, position: int) -> Value:
         self.touched = True

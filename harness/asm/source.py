@@ -243,8 +243,8 @@ class _Expander:
                 raise fail(line, refusal.reason) from None
         self.depth -= 1
 
-    def count(self, line: Line, amount: int = 1) -> None:
-        self.work += amount
+    def count(self, line: Line) -> None:
+        self.work += 1
         if self.work > MAX_STATEMENTS:
             raise fail(line, f"a program must have at most {MAX_STATEMENTS} statements")
 
@@ -312,10 +312,8 @@ class _Expander:
             count = evaluate(line.rest, self).number
             if not 0 <= count <= MAX_STATEMENTS:
                 raise Refusal(f"a repeat count must be between 0 and {MAX_STATEMENTS}, not {count}")
-            for _ in range(count):
-                self.count(line)
-                if body:
-                    self.run(body, files)
+            for _ in range(count if body else 0):
+                self.run(body, files)
         else:
             chosen = self.choose(line, body)
             if chosen:

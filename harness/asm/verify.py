@@ -28,7 +28,7 @@ from harness.asm.instruction import (
 from harness.asm.refusal import Refusal
 from harness.errors import EngineMissing
 
-__all__ = ["CONDITIONS", "disassemble", "immediate_range", "verify"]
+__all__ = ["CONDITIONS", "STRINGS", "disassemble", "immediate_range", "mnemonics", "verify"]
 
 
 def _words(text: str) -> frozenset[str]:
@@ -71,14 +71,24 @@ _SEGMENT_BYTES = {"es": 0x26, "cs": 0x2E, "ss": 0x36, "ds": 0x3E, "fs": 0x64, "g
 
 _SAME_WIDTH = _words("add or adc sbb and sub xor cmp test mov imul movabs")
 _UNSIGNED_16 = _words("ret retf retfq retfd")
-_STRINGS = frozenset(
+STRINGS = frozenset(
     f"{stem}{letter}"
     for stem in ("movs", "cmps", "stos", "lods", "scas", "ins", "outs")
     for letter in "bwdq"
 )
+_PREFIXES = _words(
+    "data16 data32 addr16 addr32 lock rep repe repz repne repnz rex rex64 xacquire xrelease bnd "
+    "notrack cs ds es fs gs ss"
+)
+# Keystone 0.9.2 leaves out the F3 that is part of these (VIA PadLock); the rest are relics.
+_WRONG = _words(
+    "montmul xcryptcbc xcryptcfb xcryptctr xcryptecb xcryptofb xsha1 xsha256 xstore "
+    "fsetpm fdisi8087_nop feni8087_nop salc"
+)
+_ONLY_64 = _words("swapgs rdfsbase rdgsbase wrfsbase wrgsbase cmpxchg16b")
 _REPEATED = {
-    "rep": _STRINGS,
-    "repne": frozenset(name for name in _STRINGS if name.startswith(("cmps", "scas"))),
+    "rep": STRINGS,
+    "repne": frozenset(name for name in STRINGS if name.startswith(("cmps", "scas"))),
 }
 _LOCKED = _words(
     "add adc and btc btr bts cmpxchg cmpxchg8b cmpxchg16b dec inc neg not or sbb sub xadd xchg xor"
@@ -127,6 +137,22 @@ def disassemble(code: bytes, bits: int, address: int) -> str:
     if covered != len(code):
         texts.append(f"undecodable bytes {code[covered:].hex(' ')}")
     return "; ".join(texts)
+
+
+@functools.lru_cache(maxsize=1)
+def mnemonics() -> frozenset[str]:
+    """Return the instruction names that Capstone knows, and our synonyms of them.
+
+    Prefixes are not among them: on ``data16`` with operands Keystone 0.9.2 never returns.
+    """
+    engine = _disassembler(64)
+
+    from capstone.x86_const import X86_INS_ENDING
+
+    names = {engine.insn_name(number) for number in range(1, X86_INS_ENDING)}
+    return (
+        frozenset(name for name in names if name) - _PREFIXES - _WRONG | _SYNONYMS.keys() | STRINGS
+    )
 
 
 def immediate_range(insn: Instruction, position: int, bits: int) -> tuple[int, int]:
@@ -179,7 +205,7 @@ def _difference(insn: Instruction, decoded: Any, bits: int, address: int) -> str
         _name_difference(insn, decoded, name)
         or _operand_differences(insn, decoded, bits, address)
         or _prefix_difference(insn, decoded, words[:-1], bits)
-        or _impossible(insn)
+        or _impossible(insn, bits)
     )
 
 
@@ -194,16 +220,19 @@ def _prefix_difference(insn: Instruction, decoded: Any, words: list[str], bits: 
             return f"{prefix} must stand before {which}, not {insn.mnemonic}"
         if prefix == "lock" and (
             insn.mnemonic not in _LOCKED
-            or not any(isinstance(operand, Memory) for operand in insn.operands[:2])
+            or (
+                not isinstance(insn.operands[0], Memory)
+                and not (insn.mnemonic == "xchg" and isinstance(insn.operands[1], Memory))
+            )
         ):
-            return f"lock must stand before a read-modify-write of memory, not {insn.mnemonic}"
+            return "lock must stand before an instruction that changes its first operand in memory"
     memory = [operand for operand in insn.operands if isinstance(operand, Memory)]
     segment = next((_SEGMENT_BYTES[m.segment] for m in memory if m.segment), 0)
     if decoded.prefix[1] != segment:
         return "the segment must be the one in the source"
     if decoded.prefix[2] and not _may_have_operand_size(insn, decoded):
         return "the operand size must not be overridden"
-    narrow = any((m.base or m.index or "r")[0] == "e" for m in memory)
+    narrow = any(m.register_width == 32 for m in memory)
     if decoded.prefix[3] and not (bits == 64 and narrow) and insn.mnemonic not in ("jecxz", "jcxz"):
         return "the address size must not be overridden"
     return None
@@ -235,7 +264,7 @@ def _name_difference(insn: Instruction, decoded: Any, name: str) -> str | None:
 
 
 def _operand_differences(insn: Instruction, decoded: Any, bits: int, address: int) -> str | None:
-    if insn.mnemonic in _STRINGS and not insn.operands:
+    if insn.mnemonic in STRINGS and not insn.operands:
         return None  # their operands are implied by the word
     wanted = insn.operands
     found = list(decoded.operands)
@@ -311,7 +340,7 @@ def _address_difference(
 
     memory = got.mem
     base, index = name(memory.base), name(memory.index)
-    width = 32 if bits == 32 or (want.base or want.index or "r")[0] == "e" else 64
+    width = min(bits, want.register_width or bits)
     if not -(1 << (width - 1)) <= want.disp < 1 << width:
         return f"the displacement must fit {width} bits, not be {want.disp:#x}"
     if base == "rip" and want.is_bare:
@@ -365,7 +394,9 @@ _TABLE_REGISTERS = frozenset({"lgdt", "lidt", "sgdt", "sidt"})
 _CONTROL = frozenset({"cr0", "cr2", "cr3", "cr4", "cr8"})
 
 
-def _impossible(insn: Instruction) -> str | None:
+def _impossible(insn: Instruction, bits: int) -> str | None:
+    if bits == 32 and insn.mnemonic in _ONLY_64:
+        return f"{insn.mnemonic} must stand in 64-bit code"
     for operand in insn.operands:
         if not isinstance(operand, Register):
             continue
