@@ -41,7 +41,7 @@ _SNIPPETS: dict[tuple[str, int, bool, bool], str] = {
     for stack, pointer in ((False, "rsi"), (True, "rsp"))
 }
 # Loading a segment register makes the CPU itself read a descriptor from the GDT.
-_SNIPPETS["read", 8, True, False] = "mov fs, ax"
+_SNIPPETS["read", 8, True, False] = "mov fs, eax"
 _SNIPPET_BYTES = 16
 _SELECTOR = 8
 _WRITTEN = 0xA5A5_A5A5_A5A5_A5A5
@@ -59,6 +59,7 @@ _SHIFTS = {4: (39, 30, 21, 12), 5: (48, 39, 30, 21, 12)}
 _TABLE = 0x000F_FFFF_FFFF_F000
 _MASK = (1 << 64) - 1
 _ERROR_W = 2
+_AC = 1 << 18
 _PROT = {
     AccessKind.READ: UC_PROT_READ,
     AccessKind.WRITE: UC_PROT_WRITE,
@@ -103,7 +104,7 @@ class Prober:
         self._memory = memory
         self._layout = layout
         self._scratch = scratch
-        self._words = memoryview(memory.buffer).cast("B").cast("Q")
+        self._words = memory.words.data
         self._code: dict[tuple[str, int, bool, bool], tuple[int, int]] = {}
         for number, (key, text) in enumerate(_SNIPPETS.items()):
             code = assemble(text, base=0).code
@@ -172,6 +173,8 @@ class Prober:
         self._events = events = _Events()
         base = slot_base(slot, cpu)
         second = self._second_page(cpu, last, access) if spans and access.is_write else None
+        # The entries that the store on the second page overwrites, as its translation left them.
+        stored_over = second[2] if second is not None else {}
 
         core.state[:] = self._last_template
         if access.implicit:
@@ -187,10 +190,15 @@ class Prober:
             # The store may have hit these very entries; on its own page they were read before it.
             own = len(events.after)
             after[:own] = events.after
+            if stored_over:
+                first = dict(zip(chain, events.after, strict=False))
+                for at in range(own, len(chain)):
+                    if chain[at] in stored_over:
+                        after[at] = stored_over[chain[at]] | first.get(chain[at], 0)
         result = self._judge(core, va, last, access, error, spans)
         words[borrowed] = lent
         if second is not None:
-            events.overwritten.append(second)
+            events.overwritten.append(second[:2])
         for pa, data in events.overwritten:
             self._put_back(pa, data)
         return self._observation(result, chain, before, after)
@@ -242,6 +250,8 @@ class Prober:
         """Whether an exception came after the access itself had succeeded."""
         events = self._events
         if access.is_fetch:  # the first byte was there, the rest of the instruction was not
+            if events.vector == 13:
+                return self._fetching_core().translate(va, UC_PROT_EXEC) is not None
             return events.vector == 14 and events.cr2 >> 12 != va >> 12
         if access.implicit:  # the descriptor was read, and then refused or marked as accessed
             return (
@@ -274,6 +284,8 @@ class Prober:
         """Where a walk that ended in a fault had read a table outside RAM."""
         holes = self._events.holes
         if spans and self._events.cr2 >> 12 != va >> 12:
+            if access.implicit:
+                self._supervise(core)
             first = core.translate(va, _PROT[access.kind])
             holes = [pa for pa in holes if first is None or pa >> 12 != first >> 12]
         return holes[0] & ~7 if holes else None
@@ -308,15 +320,22 @@ class Prober:
     def _supervise(self, core: Core) -> None:
         """Make the CPU translate as it does for its own accesses: CPL 0, AC clear."""
         core.save()
-        core.d[core.at.hflags // 4] &= ~3
+        hflags = core.d[core.at.hflags // 4]
+        core.d[core.at.hflags // 4] = hflags & ~3
         core.restore()
-        core.uc.reg_write(
-            x86.UC_X86_REG_EFLAGS, core.uc.reg_read(x86.UC_X86_REG_EFLAGS) & ~(1 << 18)
-        )
+        if hflags & 3 == 3:  # unicorn 2.1.4 heeds AC below CPL 3 although the access is implicit
+            flags = core.uc.reg_read(x86.UC_X86_REG_EFLAGS)
+            core.uc.reg_write(x86.UC_X86_REG_EFLAGS, flags & ~_AC)
         core.flush()
 
-    def _second_page(self, cpu: CpuState, last: int, access: Access) -> tuple[int, bytes] | None:
-        """Keep what a write over the page boundary overwrites on its second page."""
+    def _second_page(
+        self, cpu: CpuState, last: int, access: Access
+    ) -> tuple[int, bytes, dict[int, int]] | None:
+        """Look ahead at what a write over the page boundary overwrites on its second page.
+
+        :returns: the physical address, the bytes, and those words among them (by index) that the
+            second page's translation reads, as that translation leaves them
+        """
         core = self._data
         core.state[:] = self._last_template
         core.restore()
@@ -324,13 +343,16 @@ class Prober:
         touched = self._chain_of(cpu, last)
         before = [self._words[i] for i in touched]
         page = last & ~0xFFF & _MASK
-        pa = core.translate(page, _PROT[access.kind.value])
+        pa = core.translate(page, _PROT[access.kind])
+        after = [self._words[i] for i in touched]
         for i, value in zip(touched, before, strict=True):
             self._words[i] = value
         self._events.holes.clear()
         if pa is None or self._memory.offset(pa) < 0:
             return None
-        return pa, self._memory.read(pa, (last & 0xFFF) + 1)
+        stored = self._memory.offset(pa) >> 3  # at most 7 bytes from the start of a page
+        over = {i: value for i, value in zip(touched, after, strict=True) if i == stored}
+        return pa, self._memory.read(pa, (last & 0xFFF) + 1), over
 
     def _chain_of(self, cpu: CpuState, va: int) -> list[int]:
         """Word indices that any walk of `va` could read, whatever their bits say.
