@@ -1,9 +1,9 @@
 """What a CPU must offer to judge page tables.
 
 An engine owns a CPU over the project's memory: the same buffer that the walkers read. It answers
-probes (one access from pristine state), batches of probes, and runs. Its quirks stay inside it; what
-it cannot honour it says, by :meth:`Engine.unsupported` or an ``unsupported`` outcome, and never
-passes off as an answer.
+probes (one access from pristine state), batches of probes, and runs. Its quirks stay inside it;
+what it cannot honour it says, by :meth:`Engine.unsupported` or an ``unsupported`` outcome, and
+never passes off as an answer.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike
 
 from harness.address import VirtAddr
 from harness.cpu import CpuState
+from harness.engine.run import Budget, Exit, Start
 from harness.memory import PhysicalMemory
 from harness.outcome import AccessLike, Observation, Observations
 
@@ -45,6 +46,9 @@ class Engine(Protocol):
         self, cpu: CpuState, vas: ArrayLike, access: AccessLike = "read"
     ) -> Observations:
         """Make one access to each of many addresses, in columns; the tables are put back."""
+
+    def run(self, start: Start, budget: Budget) -> Exit:
+        """Run guest code until it ends or its budget does; memory stays as the guest left it."""
 
     def close(self) -> None:
         """Give back what the engine holds."""

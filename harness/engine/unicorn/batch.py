@@ -26,7 +26,7 @@ from harness.engine.unicorn.hooks import BATCH, HEADER, NOTHING
 from harness.engine.unicorn.library import FLUSH_TLB, LIB
 from harness.errors import EngineError
 from harness.memory import PhysicalMemory
-from harness.outcome import Access, AccessKind, Observations, Outcome
+from harness.outcome import AccessKind, Observations, Outcome
 
 __all__ = ["Batcher"]
 

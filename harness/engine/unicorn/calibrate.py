@@ -52,6 +52,8 @@ _WRITE = bytes.fromhex("488906")  # mov [rsi], rax
 _IRETQ = bytes.fromhex("48cf")
 _NOP = b"\x90"
 _WRPKRU = bytes.fromhex("0f01ef")
+_MOV_SS = bytes.fromhex("8ed0")  # mov ss, eax
+_STACK_DESCRIPTOR = 0x00CF_9300  # as the GDT's, marked as accessed
 _INT_42 = bytes.fromhex("cd42")
 
 
@@ -62,7 +64,8 @@ class Offsets:
     ``registers`` is RAX, RCX, RDX, RBX, RSP, RBP, RSI, RDI, R8 to R15, eight bytes each.
     ``rip`` is also where execution goes on after an exception hook that restored the context,
     ``previous`` the exception that Unicorn believes is still being delivered (-1 for none),
-    ``software`` is 1 after an ``int n``, ``hflags`` has the CPL in its low two bits.
+    ``software`` is 1 after an ``int n``, ``hflags`` has the CPL in its low two bits,
+    ``stack_flags`` is the second half of the descriptor that SS was loaded from.
     """
 
     size: int
@@ -74,6 +77,7 @@ class Offsets:
     cr2: int
     hflags: int
     pkru: int
+    stack_flags: int
 
 
 class _Bench:
@@ -147,8 +151,8 @@ class _Bench:
         self.uc.emu_start(at, at + len(code))
         return self.save()
 
-    def fault(self, code: bytes, **kw: int) -> bytes:
-        self.run(code, **kw)
+    def fault(self, code: bytes, *, rsi: int = 0, at: int = _CODE) -> bytes:
+        self.run(code, rsi=rsi, at=at)
         if len(self.faulted) != 1:
             raise _broken(f"a provoked exception was reported {len(self.faulted)} times")
         return self.faulted[0][1]
@@ -235,6 +239,8 @@ def _locate(bench: _Bench) -> Offsets:
 
     keyed = [bench.run(_WRPKRU, rax=value, rcx=0, rdx=0) for value in (0x1234_5678, 0x0FED_CBA8)]
     pkru = _only("PKRU", _same(keyed, [0x1234_5678, 0x0FED_CBA8], "u4") - inside)
+    stacked = bench.run(_MOV_SS, rax=0x10)
+    stack_flags = _only("SS's descriptor", _same([stacked], [_STACK_DESCRIPTOR], "u4"))
     return Offsets(
         size=bench.size,
         registers=registers,
@@ -245,6 +251,7 @@ def _locate(bench: _Bench) -> Offsets:
         cr2=cr2,
         hflags=hflags,
         pkru=pkru,
+        stack_flags=stack_flags,
     )
 
 

@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from harness.address import VirtAddr
 from harness.cpu import CpuState
+from harness.engine.run import Budget, Exit, Start
 from harness.engine.unicorn.batch import Batcher
 from harness.engine.unicorn.calibrate import calibrate
 from harness.engine.unicorn.core import Layout, Scratch, unsupported_state
 from harness.engine.unicorn.hooks import BATCH
 from harness.engine.unicorn.library import VERSION
 from harness.engine.unicorn.probe import Prober, unsupported_access
+from harness.engine.unicorn.run import Runner
 from harness.memory import PhysicalMemory
 from harness.outcome import Access, AccessKind, AccessLike, Observation, Observations, Outcome
-
-if TYPE_CHECKING:
-    from harness.engine.protocol import Budget, Exit, Start
 
 __all__ = ["UnicornEngine"]
 
@@ -45,11 +42,15 @@ class UnicornEngine:
         self._scratch = Scratch(self._layout)
         self._prober = Prober(memory, self._layout, self._scratch)
         self._batchers: dict[AccessKind, Batcher] = {}
+        self._runner: Runner | None = None
 
     def close(self) -> None:
         """Give back what Unicorn holds; the engine cannot be used any more."""
-        for part in (self._prober, *self._batchers.values()):
-            part.close()
+        self._prober.close()
+        for batcher in self._batchers.values():
+            batcher.close()
+        if self._runner is not None:
+            self._runner.close()
 
     def __enter__(self) -> UnicornEngine:
         return self
@@ -103,6 +104,16 @@ class UnicornEngine:
             _set_row(out, row, self._prober.probe(cpu, int(addresses[row]), access))
         return out
 
+    def run(self, start: Start, budget: Budget | None = None) -> Exit:
+        """Run guest code until it ends or its budget does; memory stays as the guest left it.
+
+        :param budget: 10 seconds of wall time by default.
+        :raises InputError: when Unicorn cannot hold the CPU state, or a register does not exist.
+        """
+        if self._runner is None:
+            self._runner = Runner(self.memory, self._layout, self._scratch)
+        return self._runner.run(start, budget or Budget())
+
     def _batches(
         self, cpu: CpuState, vas: NDArray[np.uint64], access: Access, out: Observations
     ) -> NDArray[np.intp]:
@@ -138,7 +149,7 @@ def _needs_slot(vas: NDArray[np.uint64], slot: int, levels: int, size: int) -> N
         needed |= (offset + np.uint64(size - 1)) >> np.uint64(3) == slot
     for level in range(levels):
         needed |= (vas >> np.uint64(12 + 9 * level)) & np.uint64(511) == slot
-    return needed
+    return np.asarray(needed, np.bool_)
 
 
 def _set_row(out: Observations, row: int, seen: Observation) -> None:

@@ -111,7 +111,9 @@ def compiled() -> dict[str, Any] | None:
     def jit(function: Callable[..., None]) -> Any:
         return numba.njit(function)
 
-    jit_read, jit_write, jit_fault, jit_hole = map(jit, (on_read, on_write, on_fault, on_hole))
+    jit_read, jit_write, jit_fault, jit_hole = (
+        jit(hook) for hook in (on_read, on_write, on_fault, on_hole)
+    )
     size = HEADER + 0x400 + BATCH * len(COLUMNS)
     carray = numba.carray
     u64, word = types.uint64, np.uint64

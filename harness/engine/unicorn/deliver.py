@@ -1,0 +1,268 @@
+"""Take an exception to the guest's own handler, as the CPU would.
+
+Unicorn 2.1.4 never delivers an exception to the guest's IDT (facts.md 1): this does, in 64-bit
+mode (SDM 3A 6.14). Gate, descriptor and TSS are read, and the frame is written, through the guest's
+page tables as implicit supervisor accesses, each translated by Unicorn's own MMU; when one of them
+faults, that is a second exception, and SDM 3A table 6-5 says what becomes of the two.
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass, replace
+
+from unicorn import UC_PROT_READ, UC_PROT_WRITE
+from unicorn import x86_const as x86
+
+from harness.engine.run import PAGE_FAULT, Event, vector_name
+from harness.engine.unicorn.core import Core
+from harness.errors import NoMemory
+
+__all__ = ["Pending", "deliver"]
+
+_DOUBLE_FAULT, _INVALID_TSS, _NOT_PRESENT, _STACK, _PROTECTION = 8, 10, 11, 12, 13
+_CONTRIBUTORY = frozenset({0, _INVALID_TSS, _NOT_PRESENT, _STACK, _PROTECTION})
+WITH_ERROR_CODE = frozenset({8, 10, 11, 12, 13, 14, 17, 21})
+_TF, _IF, _NT, _RF, _VM, _AC = 1 << 8, 1 << 9, 1 << 14, 1 << 16, 1 << 17, 1 << 18
+_LMA_CS64 = 1 << 14 | 1 << 15
+"""unicorn 2.1.4: hflags bits of long mode and of a 64-bit code segment."""
+_MASK = (1 << 64) - 1
+_IDT = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Pending:
+    """An exception that waits to be delivered.
+
+    ``software`` is an ``int n``: its gate must allow the CPL, and it is never part of a double
+    fault.
+    """
+
+    vector: int
+    error_code: int | None = None
+    software: bool = False
+
+
+class _Second(Exception):
+    """Delivery itself raised an exception."""
+
+    def __init__(self, vector: int, error_code: int, why: str) -> None:
+        super().__init__(why)
+        self.vector = vector
+        self.error_code = error_code
+        self.why = why
+
+
+def deliver(core: Core, first: Pending) -> tuple[list[Event], bool]:
+    """Deliver an exception, or what comes of it.
+
+    :returns: the events, oldest first, and whether a handler runs; False is a shutdown.
+    :raises NoMemory: when a descriptor table or the stack lies outside RAM.
+    """
+    core.save()
+    cpl = core.d[core.at.hflags // 4] & 3
+    rip = core.q[core.at.rip // 8]
+    pending = first
+    events = []
+    while True:
+        event = Event(
+            pending.vector,
+            pending.error_code,
+            _cr2(core) if pending.vector == PAGE_FAULT else None,
+            rip,
+            cpl,
+        )
+        try:
+            handler = _enter(core, pending, cpl, rip)
+        except _Second as second:
+            events.append(replace(event, note=second.why))
+            if pending.vector == _DOUBLE_FAULT:
+                return events, False
+            pending = _after(pending, second)
+            continue
+        events.append(replace(event, handler=handler))
+        return events, True
+
+
+def _cr2(core: Core) -> int:
+    return int(core.uc.reg_read(x86.UC_X86_REG_CR2))
+
+
+def _after(first: Pending, second: _Second) -> Pending:
+    """SDM 3A table 6-5: what two exceptions make."""
+    serious = second.vector in _CONTRIBUTORY
+    if not first.software and (
+        (first.vector in _CONTRIBUTORY and serious)
+        or (first.vector == PAGE_FAULT and (serious or second.vector == PAGE_FAULT))
+    ):
+        return Pending(_DOUBLE_FAULT, 0)
+    return Pending(second.vector, second.error_code)
+
+
+class _Supervisor:
+    """The CPU's own accesses: CPL 0 and AC clear, whatever the guest was doing."""
+
+    def __init__(self, core: Core) -> None:
+        self._core = core
+        self._flags = int(core.uc.reg_read(x86.UC_X86_REG_EFLAGS))
+        core.save()
+        self._hflags = core.d[core.at.hflags // 4]
+        core.d[core.at.hflags // 4] = self._hflags & ~3
+        core.restore()
+        core.uc.reg_write(x86.UC_X86_REG_EFLAGS, self._flags & ~_AC)
+
+    def restore(self) -> None:
+        """Make the CPU the guest's again."""
+        core = self._core
+        core.save()
+        core.d[core.at.hflags // 4] = self._hflags
+        core.restore()
+        core.uc.reg_write(x86.UC_X86_REG_EFLAGS, self._flags)
+
+    def read(self, va: int, size: int, what: str) -> bytes:
+        return b"".join(
+            self._core.memory.read(pa, count)
+            for pa, count in self._pieces(va, size, UC_PROT_READ, what)
+        )
+
+    def write(self, va: int, data: bytes, what: str) -> None:
+        pieces = self._pieces(va, len(data), UC_PROT_WRITE, what)
+        for pa, count in pieces:
+            if not self._core.memory.contains(pa, count):
+                raise NoMemory(pa)
+        for pa, count in pieces:
+            self._core.uc.mem_write(pa, data[:count])
+            data = data[count:]
+
+    def _pieces(self, va: int, size: int, prot: int, what: str) -> list[tuple[int, int]]:
+        """Translate page by page, before anything is touched."""
+        core, found = self._core, []
+        while size:
+            count = min(size, 0x1000 - (va & 0xFFF))
+            marker = core.uc.reg_read(x86.UC_X86_REG_CR2)
+            core.uc.reg_write(x86.UC_X86_REG_CR2, ~va & _MASK)
+            pa = core.translate(va & _MASK, prot)
+            if pa is None:
+                core.save()
+                if core.q[core.at.cr2 // 8] == ~va & _MASK:
+                    core.uc.reg_write(x86.UC_X86_REG_CR2, marker)
+                    raise _Second(_PROTECTION, 0, f"{what} at {va & _MASK:#x} is not canonical")
+                error = core.d[core.at.error_code // 4]
+                raise _Second(PAGE_FAULT, error, f"{what} at {va & _MASK:#x} faults")
+            core.uc.reg_write(x86.UC_X86_REG_CR2, marker)
+            found.append((pa, count))
+            va += count
+            size -= count
+        return found
+
+
+def _enter(core: Core, pending: Pending, cpl: int, rip: int) -> int:
+    """Put the CPU at the first instruction of the handler.
+
+    :raises _Second: when that raises an exception; the CPU is then as it was, but for CR2.
+    """
+    supervisor = _Supervisor(core)
+    try:
+        gate = _gate(core, supervisor, pending, cpl)
+        target, conforming = _code_segment(core, supervisor, gate.selector, cpl)
+        new_cpl = cpl if conforming else target
+        rsp = core.q[core.at.registers // 8 + 4]
+        if gate.ist or new_cpl < cpl:
+            rsp = _tss_stack(core, supervisor, gate.ist, new_cpl)
+        flags = int(core.uc.reg_read(x86.UC_X86_REG_EFLAGS)) & ~_AC | supervisor._flags & _AC
+        is_fault = not pending.software and pending.vector not in (1, 3, 4)
+        frame = [
+            int(core.uc.reg_read(x86.UC_X86_REG_SS)),
+            core.q[core.at.registers // 8 + 4],
+            flags | (_RF if is_fault else 0),
+            int(core.uc.reg_read(x86.UC_X86_REG_CS)) & ~3 | cpl,
+            rip,
+        ]
+        if pending.error_code is not None:
+            frame.append(pending.error_code)
+        rsp = (rsp & ~15) - 8 * len(frame) & _MASK
+        data = struct.pack(f"<{len(frame)}Q", *reversed(frame))
+        try:
+            supervisor.write(rsp, data, "the stack")
+        except _Second as second:
+            if second.vector == _PROTECTION:
+                raise _Second(_STACK, 0, second.why) from None
+            raise
+    except _Second:
+        supervisor.restore()
+        raise
+    supervisor.restore()
+    if new_cpl != cpl:
+        core.uc.reg_write(x86.UC_X86_REG_SS, new_cpl)
+    core.uc.reg_write(x86.UC_X86_REG_CS, gate.selector & ~3 | new_cpl)
+    clear = _TF | _NT | _RF | _VM | (_IF if gate.interrupt else 0)
+    core.uc.reg_write(x86.UC_X86_REG_EFLAGS, flags & ~clear)
+    core.save()
+    at = core.at
+    core.q[at.registers // 8 + 4] = rsp
+    core.q[at.rip // 8] = gate.offset
+    core.d[at.hflags // 4] = core.d[at.hflags // 4] & ~3 | new_cpl | _LMA_CS64
+    core.d[at.previous // 4] = 0xFFFF_FFFF
+    core.restore()
+    return gate.offset
+
+
+@dataclass(frozen=True, slots=True)
+class _Gate:
+    offset: int
+    selector: int
+    ist: int
+    interrupt: bool
+
+
+def _gate(core: Core, supervisor: _Supervisor, pending: Pending, cpl: int) -> _Gate:
+    """Read and judge the IDT's gate (SDM 3A 6.14.1)."""
+    name = vector_name(pending.vector)
+    external = 0 if pending.software else 1
+    code = pending.vector << 3 | _IDT | external
+    _, base, limit, _ = core.uc.reg_read(x86.UC_X86_REG_IDTR)
+    if pending.vector * 16 + 15 > limit:
+        raise _Second(_PROTECTION, code, f"the IDT, limit {limit:#x}, has no gate for {name}")
+    raw = supervisor.read(base + 16 * pending.vector, 16, f"the IDT's gate for {name}")
+    low, selector, ist, kind, middle, high = struct.unpack("<HHBBHI4x", raw)
+    if kind & 0x1F not in (0xE, 0xF):
+        raise _Second(
+            _PROTECTION,
+            code,
+            f"the IDT's gate for {name} has type {kind & 0x1F:#x}, not 0xe or 0xf",
+        )
+    if pending.software and kind >> 5 & 3 < cpl:
+        raise _Second(_PROTECTION, code, f"the IDT's gate for {name} is not open to CPL {cpl}")
+    if not kind & 0x80:
+        raise _Second(_NOT_PRESENT, code, f"the IDT's gate for {name} is not present")
+    return _Gate(high << 32 | middle << 16 | low, selector, ist & 7, kind & 0xF == 0xE)
+
+
+def _code_segment(core: Core, supervisor: _Supervisor, selector: int, cpl: int) -> tuple[int, bool]:
+    """Read and judge the handler's code segment; return its DPL and whether it conforms."""
+    code = selector & ~3
+    if not code:
+        raise _Second(_PROTECTION, 0, "the gate's code selector is null")
+    _, base, limit, _ = core.uc.reg_read(x86.UC_X86_REG_GDTR)
+    if selector & 4 or (selector | 7) > limit:
+        raise _Second(_PROTECTION, code, f"the GDT has no descriptor for selector {selector:#x}")
+    raw = supervisor.read(base + (selector & ~7), 8, "the GDT's code descriptor")
+    access, flags = raw[5], raw[6]
+    dpl = access >> 5 & 3
+    if access & 0x18 != 0x18 or dpl > cpl or flags & 0x60 != 0x20:
+        raise _Second(_PROTECTION, code, f"selector {selector:#x} is not 64-bit code for CPL {cpl}")
+    if not access & 0x80:
+        raise _Second(_NOT_PRESENT, code, f"the code segment {selector:#x} is not present")
+    return dpl, bool(access & 4)
+
+
+def _tss_stack(core: Core, supervisor: _Supervisor, ist: int, cpl: int) -> int:
+    """Read a stack pointer from the TSS (SDM 3A 8.7)."""
+    selector, base, limit, _ = core.uc.reg_read(x86.UC_X86_REG_TR)
+    at = 36 + 8 * (ist - 1) if ist else 4 + 8 * cpl
+    name = f"IST{ist}" if ist else f"RSP{cpl}"
+    if at + 7 > limit:
+        raise _Second(
+            _INVALID_TSS, selector & ~3, f"the TSS, limit {limit:#x}, does not hold {name}"
+        )
+    return int.from_bytes(supervisor.read(base + at, 8, f"the TSS's {name}"), "little")

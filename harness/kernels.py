@@ -1,0 +1,282 @@
+"""Guest kernels: assembly files whose header says what they need and what they must leave behind.
+
+The first lines of such a file are comments: a title, a paragraph or more of prose, and then TOML::
+
+    ; recursive-pml4: the PML4 read through its own recursive slot
+    ;
+    ; With slot 511 pointing to the PML4 itself, ...
+    ;
+    ; [machine]
+    ; ram = "4M"             # RAM from address 0
+    ; recursive = 511        # a top-level slot that points to the PML4
+    ;
+    ; [in]
+    ; rdi = 0xffff_ffff_ffff_f000
+    ;
+    ; [out]
+    ; rax = "PML4"           # a number, or a label or constant of the file
+
+``[machine]`` takes ``mode`` (``"long"`` or ``"protected"``: 32-bit, paging off), ``ram``,
+``identity`` (bytes mapped to themselves), ``levels``, ``recursive``, and ``map``, a list of
+``{va, pa, size, flags, page}`` with flags of the letters W, U, X (no execute), G and page ``"4K"``,
+``"2M"`` or ``"1G"``. ``[in]`` sets registers. ``[out]`` holds what must be true at the end:
+registers, ``ending``, ``exit``, ``serial``, ``debug``, ``screen`` (a line of it), ``events`` (a
+list of ``"#PF"``), and under ``[out.memory]`` u64 words by physical address.
+
+The code is assembled at 1 MiB with the constant ``PML4``, the physical address of the top table. A
+header that cannot be read, or asks for what does not exist, is an
+:class:`~harness.errors.InputError` with the file and what to write instead.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from harness.address import PageSize
+from harness.asm import Program, assemble
+from harness.engine.run import REGISTERS, Budget, Ending, Exit, Start, vector_name
+from harness.errors import InputError
+from harness.machine import KERNEL_BASE, TABLES_BASE, Machine, screen_of
+
+__all__ = ["Kernel", "KernelResult", "parse_size", "read_kernel"]
+
+STACK = 0x8_0000
+_UNITS = {"K": 10, "M": 20, "G": 30}
+_MACHINE_KEYS = frozenset({"mode", "ram", "identity", "levels", "recursive", "map"})
+_OUT_KEYS = frozenset(
+    {"ending", "exit", "serial", "debug", "screen", "events", "memory", *REGISTERS}
+)
+_MAP_KEYS = frozenset({"va", "pa", "size", "flags", "page"})
+
+
+@dataclass(frozen=True, slots=True)
+class Kernel:
+    """A kernel file, read.
+
+    :ivar path: the file.
+    :ivar title: the header's first line.
+    :ivar prose: what the header says in words.
+    :ivar machine: the ``[machine]`` table.
+    :ivar inputs: registers at the start.
+    :ivar expected: the ``[out]`` table.
+    """
+
+    path: Path
+    title: str
+    prose: str
+    source: str = field(repr=False)
+    machine: Mapping[str, Any]
+    inputs: Mapping[str, int | str]
+    expected: Mapping[str, Any]
+
+    @property
+    def name(self) -> str:
+        """The file's name without its ending."""
+        return self.path.stem
+
+    @property
+    def protected(self) -> bool:
+        """Whether it starts in 32-bit protected mode, paging off."""
+        return bool(self.machine.get("mode", "long") == "protected")
+
+    def assemble(self, constants: Mapping[str, int] | None = None) -> Program:
+        """Assemble it at 1 MiB.
+
+        :param constants: more names that the source may use; they win over the header's.
+        :raises AssemblyError: naming file and line.
+        """
+        return assemble(
+            self.source,
+            base=KERNEL_BASE,
+            bits=32 if self.protected else 64,
+            file=str(self.path),
+            constants={"PML4": TABLES_BASE, **(constants or {})},
+        )
+
+    def build(self, engine: str = "unicorn") -> Machine:
+        """Make the machine that the header describes, without the code.
+
+        :raises InputError: when the header asks for what cannot be.
+        """
+        spec = self.machine
+        try:
+            if self.protected:
+                from harness.cpu import CpuState
+
+                return Machine(
+                    self._size("ram", "16M"), cpu=CpuState(cr3=TABLES_BASE), engine=engine
+                )
+            machine = Machine(
+                self._size("ram", "16M"),
+                identity=self._size("identity", spec.get("ram", "16M")),
+                levels=spec.get("levels", 4),
+                engine=engine,
+            )
+            for entry in spec.get("map", ()):
+                unknown = sorted(set(entry) - _MAP_KEYS)
+                if unknown:
+                    raise InputError(f"a map must have no key {unknown[0]!r}")
+                machine.map(
+                    entry["va"],
+                    entry["pa"],
+                    parse_size(entry["size"]),
+                    entry.get("flags", "W"),
+                    _page(entry.get("page", "4K")),
+                )
+            if "recursive" in spec:
+                machine.map_recursive(spec["recursive"])
+        except KeyError as error:
+            raise InputError(f"{self.path}: a map must have a key {error}") from None
+        except (InputError, TypeError, ValueError) as error:
+            raise InputError(f"{self.path}: [machine]: {error}") from None
+        return machine
+
+    def run(self, *, budget: Budget | None = None, engine: str = "unicorn") -> KernelResult:
+        """Build, assemble, run, and hold the end against what the header expects."""
+        program = self.assemble()
+        with self.build(engine) as machine:
+            inputs = {"rsp": STACK} | {
+                name: self._value(program, value) for name, value in self.inputs.items()
+            }
+            start = Start(rip=program.base, cpu=None if self.protected else machine.cpu)
+            ended = machine.run(program, registers=inputs, start=start, budget=budget)
+            failures = tuple(self._failures(program, machine, ended))
+            return KernelResult(self, ended, failures, machine)
+
+    def _failures(self, program: Program, machine: Machine, ended: Exit) -> list[str]:
+        found = []
+        wanted = dict(self.expected)
+        if "ending" not in wanted:
+            wanted["ending"] = str(Ending.EXIT if "exit" in wanted else Ending.HALT)
+        observed: dict[str, Any] = {
+            **ended.registers,
+            "ending": str(ended.ending),
+            "exit": ended.exit_code,
+            "serial": ended.serial.decode("utf-8", "replace"),
+            "debug": ended.debug.decode("utf-8", "replace"),
+            "events": [vector_name(event.vector) for event in ended.events],
+        }
+        for name, value in wanted.items():
+            if name == "memory":
+                for address, word in value.items():
+                    pa, want = int(address, 0), self._value(program, word)
+                    got = machine.memory.read_u64(pa)
+                    if got != want:
+                        found.append(f"the word at {pa:#x} must be {want:#x}, but is {got:#x}")
+                continue
+            if name == "screen":
+                lines = [line.strip() for line in screen_of(machine.memory)]
+                if value not in lines:
+                    found.append(f"the screen must show {value!r}, but shows {lines[:3]}")
+                continue
+            want = self._value(program, value) if name in REGISTERS else value
+            if observed[name] != want:
+                found.append(f"{name} must be {_shown(want)}, but is {_shown(observed[name])}")
+        return found
+
+    def _value(self, program: Program, value: int | str) -> int:
+        if isinstance(value, int):
+            return value & (1 << 64) - 1
+        if value == "PML4":
+            return TABLES_BASE
+        return program.labels[value]
+
+    def _size(self, key: str, default: str | int) -> int:
+        return parse_size(self.machine.get(key, default))
+
+
+@dataclass(frozen=True, slots=True)
+class KernelResult:
+    """What a kernel did, and where that is not what its header expects."""
+
+    kernel: Kernel
+    exit: Exit
+    failures: tuple[str, ...]
+    machine: Machine = field(repr=False)
+
+    @property
+    def passed(self) -> bool:
+        """Whether all that the header expects is so."""
+        return not self.failures
+
+
+def parse_size(text: str | int) -> int:
+    """Read a size: bytes, or a number with K, M or G.
+
+    :raises InputError: when it is none.
+    """
+    if isinstance(text, int) and not isinstance(text, bool):
+        return text
+    if isinstance(text, str):
+        number, unit = (text[:-1], text[-1].upper()) if text[-1:].upper() in _UNITS else (text, "")
+        try:
+            return int(number, 0) << _UNITS.get(unit, 0)
+        except ValueError:
+            pass
+    raise InputError(f"a size must be a number of bytes, or end in K, M or G, not {text!r}")
+
+
+def _page(letter: str) -> PageSize:
+    for size in PageSize:
+        if size.letter == letter:
+            return size
+    raise InputError(f'page must be "4K", "2M" or "1G", not {letter!r}')
+
+
+def _shown(value: object) -> str:
+    return f"{value:#x}" if type(value) is int else repr(value)
+
+
+def read_kernel(path: str | Path) -> Kernel:
+    """Read a kernel file and its header.
+
+    :raises InputError: when it cannot be read, or its header cannot.
+    """
+    path = Path(path)
+    try:
+        source = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} must be a readable text file: {error}") from None
+    comments = []
+    for line in source.splitlines():
+        if not line.startswith(";"):
+            break
+        comments.append(line[1:].removeprefix(" "))
+    start = next((i for i, line in enumerate(comments) if line.startswith("[")), len(comments))
+    try:
+        header = tomllib.loads("\n".join(comments[start:]))
+    except tomllib.TOMLDecodeError as error:
+        raise InputError(
+            f"{path}: the header must be TOML from its first [table] on: {error}"
+        ) from None
+    for table, keys in (
+        ("machine", _MACHINE_KEYS),
+        ("in", frozenset(REGISTERS)),
+        ("out", _OUT_KEYS),
+    ):
+        given = header.pop(table, {})
+        unknown = sorted(set(given) - keys) if isinstance(given, dict) else [""]
+        if unknown:
+            raise InputError(
+                f"{path}: [{table}] must hold only {', '.join(sorted(keys))}, not {unknown[0]!r}"
+            )
+        header[f"_{table}"] = given
+    rest = sorted(name for name in header if not name.startswith("_"))
+    if rest:
+        raise InputError(
+            f"{path}: the header's tables must be machine, in and out, not {rest[0]!r}"
+        )
+    prose = comments[1:start] if comments else []
+    return Kernel(
+        path=path,
+        title=comments[0] if comments and start else path.stem,
+        prose="\n".join(prose).strip(),
+        source=source,
+        machine=header["_machine"],
+        inputs=header["_in"],
+        expected=header["_out"],
+    )
