@@ -122,9 +122,11 @@ def compare(walk: Walk, observation: Observation) -> Agreement | Difference:
         return Agreement(walk, observation)
     first = differing[0]
     return Difference(
-        walk, observation, tuple(differing), _rule(walk, observation, first), _sentence(
-            walk, observation, first
-        )
+        walk,
+        observation,
+        tuple(differing),
+        _rule(walk, observation, first),
+        _sentence(walk, observation, first),
     )
 
 

@@ -1,0 +1,285 @@
+"""Divergences that are understood: where an engine is wrong, why, and exactly when.
+
+A :class:`Known` is registered for one engine, for versions by name, and for one rule. It does not
+say "ignore this": its ``amend`` takes an observation and gives back what the engine would have
+answered without that one flaw. Only if the amended observation agrees with the walker is the
+difference *known*; anything else that is wrong with it still fails the run. Flaws that occur
+together are taken off one after another.
+
+Each has an example, which a test holds against the engine: when a divergence stops occurring, the
+test says so, and the registration must go::
+
+    >>> [known.rule for known in KNOWN]
+    ['A_ON_FAULT', 'CANONICAL', 'D', 'SMAP']
+
+Nothing here fails; an engine or version that is not registered has no known divergences.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Final, Protocol
+
+from harness.check.case import Case
+from harness.check.compare import Agreement, Difference, Judgement, case_of, compare, excess
+from harness.entry import PageTableFlags
+from harness.memory import PhysicalMemory
+from harness.outcome import Access, AccessKind, Observation, Outcome
+from harness.walk import Step, Walk, walk
+
+__all__ = ["KNOWN", "EngineIdentity", "Known", "Verdict", "explain", "judge"]
+
+_ACCESSED = int(PageTableFlags.ACCESSED)
+_DIRTY = int(PageTableFlags.DIRTY)
+_HUGE = int(PageTableFlags.HUGE_PAGE)
+
+_Amend = Callable[[PhysicalMemory, Walk, Observation], Observation | None]
+
+
+class EngineIdentity(Protocol):
+    """What a registration looks at: an engine's name and version."""
+
+    @property
+    def name(self) -> str:
+        """The engine's word."""
+
+    @property
+    def version(self) -> str:
+        """Its version."""
+
+
+@dataclass(frozen=True)
+class Known:
+    """One registered divergence.
+
+    :ivar name: a word for reports.
+    :ivar engine: the engine's name.
+    :ivar versions: its versions that were seen to do it.
+    :ivar rule: the rule of rules.md that it breaks.
+    :ivar reason: what the engine does, and why, in a sentence.
+    :ivar amend: memory, prediction, observation → the observation without this flaw, or None when
+        the flaw has no part in it.
+    :ivar example: a case that shows it, as JSON.
+    """
+
+    name: str
+    engine: str
+    versions: tuple[str, ...]
+    rule: str
+    reason: str
+    amend: _Amend
+    example: dict[str, Any]
+
+    @cached_property
+    def case(self) -> Case:
+        """Give the example, ready to run."""
+        return Case.from_json(self.example)
+
+    def covers(self, engine: EngineIdentity) -> bool:
+        """Say whether it is registered for this very engine and version."""
+        return engine.name == self.engine and engine.version in self.versions
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What became of one probe, and why.
+
+    :ivar judgement: agree, known, diverge or unsupported.
+    :ivar difference: how prediction and observation differ, when they do.
+    :ivar known: the registered divergences that explain it.
+    """
+
+    judgement: Judgement
+    difference: Difference | None = None
+    known: tuple[Known, ...] = ()
+
+
+def judge(
+    engine: EngineIdentity, memory: PhysicalMemory, walk: Walk, observation: Observation
+) -> Verdict:
+    """Say whether an observation agrees, and if not whether that is known.
+
+    :param engine: who observed.
+    :param memory: the memory in which both were made, as it was then.
+    :param walk: the prediction.
+    :param observation: what the engine saw.
+    """
+    if observation.outcome is Outcome.UNSUPPORTED:
+        return Verdict(Judgement.UNSUPPORTED)
+    result = compare(walk, observation)
+    if isinstance(result, Agreement):
+        return Verdict(Judgement.AGREE)
+    difference = dataclasses.replace(result, case=case_of(memory, walk))
+    known = explain(engine, memory, difference)
+    return Verdict(Judgement.KNOWN if known else Judgement.DIVERGE, difference, known)
+
+
+def explain(
+    engine: EngineIdentity, memory: PhysicalMemory, difference: Difference
+) -> tuple[Known, ...]:
+    """Return the registered divergences that together explain a difference; none if they do not.
+
+    :param engine: who observed.
+    :param memory: the memory in which it happened.
+    :param difference: what happened.
+    """
+    candidates = [known for known in KNOWN if known.covers(engine)]
+    return _explain(candidates, memory, difference.walk, difference.observation)
+
+
+def _explain(
+    candidates: list[Known], memory: PhysicalMemory, walk: Walk, observation: Observation
+) -> tuple[Known, ...]:
+    # One flaw can hide another, so each applicable one is tried first.
+    for known in candidates:
+        amended = known.amend(memory, walk, observation)
+        if amended is None:
+            continue
+        if isinstance(compare(walk, amended), Agreement):
+            return (known,)
+        others = [other for other in candidates if other is not known]
+        more = _explain(others, memory, walk, amended)
+        if more:
+            return (known, *more)
+    return ()
+
+
+def _deciding(walk: Walk) -> Walk:
+    """Return the walk of the page that decided: the upper one where it faulted."""
+    return walk.second if walk.second is not None and not walk.completed else walk
+
+
+def _without(observation: Observation, step: Step, bits: int) -> Observation:
+    changed = dict(observation.changed)
+    left = changed.pop(step.address) & ~bits
+    if left:
+        changed[step.address] = left
+    return dataclasses.replace(observation, changed=changed)
+
+
+def _accessed_in_faulting_1g(
+    _: PhysicalMemory, walk: Walk, observation: Observation
+) -> Observation | None:
+    steps = _deciding(walk).steps
+    if walk.outcome is not Outcome.PAGE_FAULT or not steps:
+        return None
+    last = steps[-1]
+    wrong = excess(walk, observation).get(last.address, 0)
+    if last.level != 3 or not last.raw & _HUGE or not wrong & _ACCESSED:
+        return None
+    return _without(observation, last, _ACCESSED)
+
+
+def _gp_for_ss(_: PhysicalMemory, walk: Walk, observation: Observation) -> Observation | None:
+    if (walk.outcome, observation.outcome) != (
+        Outcome.STACK_FAULT,
+        Outcome.GENERAL_PROTECTION,
+    ):
+        return None
+    return dataclasses.replace(observation, outcome=Outcome.STACK_FAULT)
+
+
+def _dirty_of_first_page(
+    _: PhysicalMemory, walk: Walk, observation: Observation
+) -> Observation | None:
+    leaf = walk.leaf
+    if not walk.access.is_write or walk.second is None or walk.completed or leaf is None:
+        return None
+    if not excess(walk, observation).get(leaf.address, 0) & _DIRTY:
+        return None
+    return _without(observation, leaf, _DIRTY)
+
+
+def _implicit_with_ac(
+    memory: PhysicalMemory, prediction: Walk, observation: Observation
+) -> Observation | None:
+    cpu, access = prediction.cpu, prediction.access
+    if not access.implicit or not cpu.ac or cpu.user or prediction.rule != "SMAP":
+        return None
+    # The same read as the supervisor's own, explicit one, for which AC counts.
+    explicit = walk(memory, cpu, prediction.va, Access(AccessKind.READ, access.size))
+    if not isinstance(compare(explicit, observation), Agreement):
+        others = [known for known in KNOWN if known.amend is not _implicit_with_ac]
+        if not _explain(others, memory, explicit, observation):
+            return None
+    return Observation(prediction.outcome, prediction.error_code, prediction.cr2)
+
+
+_UNICORN: Final = ("2.1.4",)
+
+KNOWN: Final[tuple[Known, ...]] = (
+    Known(
+        "a-in-faulting-1g-page",
+        "unicorn",
+        _UNICORN,
+        "A_ON_FAULT",
+        "QEMU 5.0.1 sets A in a PDPTE that maps a 1 GiB page before it checks the entry's "
+        "reserved bits and the rights, while it sets A in other leaves only after both.",
+        _accessed_in_faulting_1g,
+        {
+            "cpu": {"cr3": "0x1000", "cpl": 3},
+            "ram": "0x10000",
+            "memory": {"0x1000": "0x2007", "0x2000": "0x83"},
+            "access": {"va": "0x0"},
+        },
+    ),
+    Known(
+        "gp-for-ss",
+        "unicorn",
+        _UNICORN,
+        "CANONICAL",
+        "QEMU's TCG does not know through which segment an access goes, and raises #GP for every "
+        "non-canonical address.",
+        _gp_for_ss,
+        {
+            "cpu": {"cr3": "0x1000"},
+            "ram": "0x10000",
+            "memory": {},
+            "access": {"va": "0x800000000000", "stack": True},
+        },
+    ),
+    Known(
+        "d-of-first-page",
+        "unicorn",
+        _UNICORN,
+        "D",
+        "QEMU's TCG translates the lower page of a write that spans two pages, and sets D there, "
+        "before it looks at the upper one; D stays set when that one faults.",
+        _dirty_of_first_page,
+        {
+            "cpu": {"cr3": "0x1000"},
+            "ram": "0x10000",
+            "memory": {
+                "0x1000": "0x2007",
+                "0x2000": "0x3007",
+                "0x3000": "0x4007",
+                "0x4000": "0x5007",
+            },
+            "access": {"va": "0xffe", "kind": "write", "size": 4},
+        },
+    ),
+    Known(
+        "ac-for-implicit",
+        "unicorn",
+        _UNICORN,
+        "SMAP",
+        "QEMU's cpu_mmu_index_kernel lets EFLAGS.AC = 1 switch SMAP off below CPL 3 for implicit "
+        "accesses as well as for explicit ones.",
+        _implicit_with_ac,
+        {
+            "cpu": {"cr3": "0x1000", "cr4": "0x200020", "rflags": "0x40002"},
+            "ram": "0x10000",
+            "memory": {
+                "0x1000": "0x2007",
+                "0x2000": "0x3007",
+                "0x3000": "0x4007",
+                "0x4000": "0x5007",
+            },
+            "access": {"va": "0x0", "size": 8, "implicit": True},
+        },
+    ),
+)
+"""Every registered divergence."""
