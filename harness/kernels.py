@@ -150,8 +150,8 @@ class Kernel:
     def _failures(self, program: Program, machine: Machine, ended: Exit) -> list[str]:
         found = []
         wanted = dict(self.expected)
-        if "ending" not in wanted:
-            wanted["ending"] = str(Ending.EXIT if "exit" in wanted else Ending.HALT)
+        if "ending" not in wanted and ended.ending not in (Ending.HALT, Ending.EXIT):
+            found.append(f"it must halt or exit, but {ended.detail}")
         observed: dict[str, Any] = {
             **ended.registers,
             "ending": str(ended.ending),
