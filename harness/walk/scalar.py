@@ -25,7 +25,7 @@ from functools import reduce
 from operator import index, or_
 from typing import SupportsIndex
 
-from harness.address import Page, PageSize, PhysAddr, PhysFrame, VirtAddr, is_canonical
+from harness.address import Page, PageSize, PhysAddr, PhysFrame, VirtAddr
 from harness.cpu import CpuState, ErrorCode
 from harness.entry import ADDRESS_MASK, PageTableFlags
 from harness.errors import AddressError, NoMemory
@@ -62,7 +62,9 @@ _EVERYTHING = _PRESENT | _WRITABLE | _USER | _NO_EXECUTE
 _CAUSE = {"PRESENT": 0, "PKU": _P | _PK, "PKS": _P | _PK} | dict.fromkeys(
     ("RSVD_ADDR", "RSVD_NX", "RSVD_PS", "RSVD_1G", "RSVD_2M"), _P | _RSVD
 )
-_MASKS: dict[tuple[int, bool, bool], tuple[tuple[int, int], ...]] = {}
+# What bits 63:47 (63:56 with five levels) of an address may be: all clear or all set.
+_CANONICAL = {4: (0, (1 << 17) - 1), 5: (0, (1 << 8) - 1)}
+_LEVELS: dict[tuple[int, int, bool, bool], tuple[tuple[int, int, tuple[int, int]], ...]] = {}
 
 
 class Walk:
@@ -77,19 +79,14 @@ class Walk:
     :ivar rule: the rule that decided; ``COMBINE`` when every level let the access through
     :ivar level: the level of the entry that decided; the leaf's for an access right. None if no
         entry was read
-    :ivar error_code: what #PF, #GP or #SS pushes, else None
-    :ivar cr2: the address that #PF leaves in CR2, else None
     :ivar pa: the physical address reached (``mapped``), or the one that is not RAM
     """
 
     __slots__ = (
-        "_addresses",
         "_granted",
         "_raws",
         "access",
         "cpu",
-        "cr2",
-        "error_code",
         "level",
         "outcome",
         "pa",
@@ -106,10 +103,7 @@ class Walk:
         outcome: Outcome,
         rule: str,
         level: int | None,
-        error_code: int | None,
-        cr2: int | None,
         pa: int | None,
-        addresses: list[int],
         raws: list[int],
         granted: int,
     ) -> None:
@@ -119,11 +113,8 @@ class Walk:
         self.outcome = outcome
         self.rule = rule
         self.level = level
-        self.error_code = error_code
-        self.cr2 = cr2
         self.pa = pa
         self.second: Walk | None = None
-        self._addresses = addresses
         self._raws = raws
         # 0 until a leaf is reached, since every leaf on the way had P = 1.
         self._granted = granted
@@ -132,6 +123,20 @@ class Walk:
     def completed(self) -> bool:
         """Tell whether every byte was translated, be there RAM behind it or not."""
         return self.rule == "COMBINE"
+
+    @property
+    def error_code(self) -> int | None:
+        """Give what #PF, #GP or #SS pushes, else None."""
+        if self.outcome is _PAGE_FAULT:
+            return error_code(self.cpu, self.access, self.rule)
+        return 0 if self.outcome in (Outcome.GENERAL_PROTECTION, Outcome.STACK_FAULT) else None
+
+    @property
+    def cr2(self) -> int | None:
+        """Give the address that #PF leaves in CR2, else None."""
+        if self.outcome is not _PAGE_FAULT:
+            return None
+        return self.va if self.second is None else self.second.va  # ERR
 
     @property
     def verdict(self) -> Verdict:
@@ -150,8 +155,12 @@ class Walk:
     @property
     def steps(self) -> tuple[Step, ...]:
         """List the entries read, from the root down."""
-        levels = range(self.cpu.levels, 0, -1)
-        return tuple(map(Step, levels, self._addresses, self._raws))
+        steps = []
+        table = self.cpu.root
+        for level, raw in zip(range(self.cpu.levels, 0, -1), self._raws, strict=False):
+            steps.append(Step(level, table | self.va >> 9 * level & 0xFF8, raw))
+            table = raw & ADDRESS_MASK
+        return tuple(steps)
 
     @property
     def leaf(self) -> Step | None:
@@ -205,16 +214,17 @@ class Walk:
         """
         if not self.completed:
             return {}
-        needs = dict.fromkeys(self._addresses, 0)
-        last = len(self._addresses) - 1
-        for i, (address, raw) in enumerate(zip(self._addresses, self._raws, strict=True)):
+        steps = self.steps
+        needs: dict[int, int] = {}
+        for step in steps:
             bits = _ACCESSED  # A
-            if i == last and self.access.is_write:  # D
+            if step is steps[-1] and self.access.is_write:  # D
                 bits |= _DIRTY
-            needs[address] |= bits & ~raw  # SELF: an entry may have been used before
+            _add(needs, step.address, bits & ~step.raw)  # SELF: it may have been used above
         if self.second is not None:
-            _merge(needs, self.second.sets)
-        return {address: bits for address, bits in needs.items() if bits}
+            for address, bits in self.second.sets.items():
+                _add(needs, address, bits)
+        return needs
 
     @property
     def may_set(self) -> dict[int, int]:
@@ -225,15 +235,16 @@ class Walk:
         """
         if self.completed:
             return {}
-        above = len(self._raws)
+        steps = self.steps
         if self.second is None and self.outcome is _PAGE_FAULT:
-            above -= 1  # A_ON_FAULT: the last entry read stays as it is
-        may = dict.fromkeys(self._addresses[:above], 0)
-        for address, raw in zip(self._addresses[:above], self._raws, strict=False):
-            may[address] |= _ACCESSED & ~raw
+            steps = steps[:-1]  # A_ON_FAULT: the last entry read stays as it is
+        may: dict[int, int] = {}
+        for step in steps:
+            _add(may, step.address, _ACCESSED & ~step.raw)
         if self.second is not None:
-            _merge(may, self.second.may_set)
-        return {address: bits for address, bits in may.items() if bits}
+            for address, bits in self.second.may_set.items():
+                _add(may, address, bits)
+        return may
 
     @property
     def culprits(self) -> tuple[Step, ...]:
@@ -286,62 +297,51 @@ def walk(
     if first >> 64:
         raise AddressError(f"a virtual address must fit in 64 bits, not {first:#_x}")
     lower = _walk_page(memory, cpu, first, access)
-    last = first + access.size - 1 & 0xFFFF_FFFF_FFFF_FFFF
-    if (first ^ last) >> 12 and lower.completed:  # SPLIT
-        upper = lower.second = _walk_page(memory, cpu, last & ~0xFFF, access)
+    if (first & 0xFFF) + access.size > 0x1000 and lower.completed:  # SPLIT
+        boundary = (first | 0xFFF) + 1 & 0xFFFF_FFFF_FFFF_FFFF
+        upper = lower.second = _walk_page(memory, cpu, boundary, access)
         if not upper.completed or (lower.outcome is _MAPPED and upper.outcome is _NO_MEMORY):
             lower.outcome, lower.rule, lower.level = upper.outcome, upper.rule, upper.level
-            lower.error_code, lower.cr2, lower.pa = upper.error_code, upper.cr2, upper.pa
+            lower.pa = upper.pa
     return lower
 
 
 def _walk_page(memory: PhysicalMemory, cpu: CpuState, va: int, access: Access) -> Walk:
     # The walk of those bytes of an access that lie in one page.
-    level, table = cpu.levels, cpu.root  # CR3
-    addresses: list[int] = []
-    raws: list[int] = []
-    if not is_canonical(va, level):  # CANONICAL
+    levels, table = cpu.levels, cpu.root  # CR3
+    if va >> 9 * levels + 11 not in _CANONICAL[levels]:  # CANONICAL
         outcome = Outcome.STACK_FAULT if access.stack else Outcome.GENERAL_PROTECTION
-        return Walk(va, access, cpu, outcome, "CANONICAL", None, 0, None, None, addresses, raws, 0)
-    reserved = reserved_masks(cpu)
+        return Walk(va, access, cpu, outcome, "CANONICAL", None, None, [], 0)
     read = memory.read_u64
+    raws: list[int] = []
     granted = _EVERYTHING
-    denied: str | None
-    while True:
-        address = table | va >> 9 * level & 0xFF8
+    denied: str | None = None
+    for level, shift, reserved in _levels(cpu):
+        address = table | va >> shift & 0xFF8
         try:
             raw = read(address)
         except NoMemory:
             rule = "ORDER" if raws else "CR3"
-            return Walk(
-                va, access, cpu, _NO_MEMORY, rule, level, None, None, address, addresses, raws, 0
-            )
-        addresses.append(address)
+            return Walk(va, access, cpu, _NO_MEMORY, rule, level, address, raws, 0)
         raws.append(raw)
         if not raw & _PRESENT:  # PRESENT: the other bits are not looked at
             denied, granted = "PRESENT", 0
             break
         huge = raw >> 7 & 1
-        if raw & reserved[level][huge]:  # ORDER: reserved bits come before any access right
+        if raw & reserved[huge]:  # ORDER: reserved bits come before any access right
             denied, granted = _reserved_rule(cpu, level, huge, raw), 0
             break
         granted &= raw ^ _NO_EXECUTE  # COMBINE: a right holds if every level grants it
-        if level == 1 or huge:  # PAT: in a PTE bit 7 is not a size, a PTE is always a leaf
+        if huge or level == 1:  # PAT: in a PTE bit 7 is not a size, a PTE is always a leaf
             denied = denial(cpu, access, granted, _key(raw))
-            if denied is not None:
-                break
-            offset = (8 << 9 * level) - 1
-            pa = raw & ADDRESS_MASK & ~offset | va & offset
-            outcome = _MAPPED if memory.contains(pa) else _NO_MEMORY
-            return Walk(
-                va, access, cpu, outcome, "COMBINE", level, None, None, pa, addresses, raws, granted
-            )
+            break
         table = raw & ADDRESS_MASK
-        level -= 1
-    code = error_code(cpu, access, denied)
-    return Walk(
-        va, access, cpu, _PAGE_FAULT, denied, level, code, va, None, addresses, raws, granted
-    )
+    if denied is not None:
+        return Walk(va, access, cpu, _PAGE_FAULT, denied, level, None, raws, granted)
+    offset = (8 << 9 * level) - 1
+    pa = raw & ADDRESS_MASK & ~offset | va & offset
+    outcome = _NO_MEMORY if memory.offset(pa) < 0 else _MAPPED
+    return Walk(va, access, cpu, outcome, "COMBINE", level, pa, raws, granted)
 
 
 def reserved_bits(cpu: CpuState, level: int, huge: bool) -> dict[str, int]:
@@ -368,13 +368,20 @@ def reserved_bits(cpu: CpuState, level: int, huge: bool) -> dict[str, int]:
 
 def reserved_masks(cpu: CpuState) -> tuple[tuple[int, int], ...]:
     """Give all reserved bits of a present entry, ``masks[level][bit 7 of the entry]``."""
-    key = (cpu.reserved_address, cpu.nxe, cpu.pdpe1gb)
-    masks = _MASKS.get(key)
-    if masks is None:
-        masks = _MASKS[key] = tuple(
-            (_union(cpu, level, huge=False), _union(cpu, level, huge=True)) for level in range(6)
-        )
-    return masks
+    return tuple(
+        (_union(cpu, level, huge=False), _union(cpu, level, huge=True)) for level in range(6)
+    )
+
+
+def _levels(cpu: CpuState) -> tuple[tuple[int, int, tuple[int, int]], ...]:
+    # From the root down: the level, where its index is in an address, times 8, its reserved bits.
+    key = (cpu.levels, cpu.reserved_address, cpu.nxe, cpu.pdpe1gb)
+    known = _LEVELS.get(key)
+    if known is None:
+        masks = reserved_masks(cpu)
+        known = tuple((level, 9 * level, masks[level]) for level in range(cpu.levels, 0, -1))
+        _LEVELS[key] = known
+    return known
 
 
 def denial(cpu: CpuState, access: Access, granted: int, key: int) -> str | None:
@@ -447,6 +454,6 @@ def _bits(high: int, low: int) -> int:
     return (2 << high) - (1 << low)
 
 
-def _merge(into: dict[int, int], more: dict[int, int]) -> None:
-    for address, bits in more.items():
+def _add(into: dict[int, int], address: int, bits: int) -> None:
+    if bits:
         into[address] = into.get(address, 0) | bits

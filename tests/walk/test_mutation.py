@@ -41,16 +41,20 @@ def mutant(module: str, mutation: Mutation) -> types.ModuleType:
 
 
 SCALAR = [
-    Mutation("MODE", "level, table = cpu.levels, cpu.root", "level, table = 4, cpu.root"),
-    Mutation("CR3", "level, table = cpu.levels, cpu.root", "level, table = cpu.levels, cpu.cr3"),
-    Mutation("CANONICAL", "if not is_canonical(va, level):", "if False:"),
-    Mutation("CANONICAL", "if not is_canonical(va, level):", "if not is_canonical(va, 4):"),
+    Mutation("MODE", "levels, table = cpu.levels, cpu.root", "levels, table = 4, cpu.root"),
+    Mutation("CR3", "levels, table = cpu.levels, cpu.root", "levels, table = cpu.levels, cpu.cr3"),
+    Mutation("CANONICAL", "not in _CANONICAL[levels]:", "not in range(1 << 64):"),
+    Mutation(
+        "CANONICAL",
+        "va >> 9 * levels + 11 not in _CANONICAL[levels]",
+        "va >> 47 not in _CANONICAL[4]",
+    ),
     Mutation("CANONICAL", "if access.stack else", "if False else"),
     Mutation("PRESENT", "if not raw & _PRESENT:", "if not raw:"),
     Mutation(
         "PRESENT",
         "if not raw & _PRESENT:",
-        "if not raw & _PRESENT and not raw & reserved[level][1]:",
+        "if not raw & _PRESENT and not raw & reserved[1]:",
     ),
     Mutation("RSVD_ADDR", '"RSVD_ADDR": cpu.reserved_address', '"RSVD_ADDR": 0'),
     Mutation("RSVD_NX", "0 if cpu.nxe else _NO_EXECUTE", "0"),
@@ -69,12 +73,12 @@ SCALAR = [
     Mutation("RSVD_2M", "_bits(20, 13)", "_bits(20, 12)"),
     Mutation("RSVD_2M", "level == 2 and huge", "level == 2"),
     Mutation("PAT", "elif level == 2 and huge:", "elif level <= 2 and huge:"),
-    Mutation("PAT", "if level == 1 or huge:", "if level == 1 and not huge or level > 1 and huge:"),
+    Mutation("PAT", "if huge or level == 1:", "if level == 1 and not huge or level > 1 and huge:"),
     Mutation("PAT", "raw & ADDRESS_MASK & ~offset | va", "raw & ADDRESS_MASK | va"),
     Mutation(
         "ORDER",
-        "if raw & reserved[level][huge]:",
-        "if raw & reserved[level][huge] and not"
+        "if raw & reserved[huge]:",
+        "if raw & reserved[huge] and not"
         " denial(cpu, access, granted & (raw ^ _NO_EXECUTE), _key(raw)):",
     ),
     Mutation(
@@ -163,30 +167,34 @@ SCALAR = [
     Mutation("ERR", "_P | _RSVD\n)", "_P\n)"),
     Mutation(
         "ERR",
-        "_PAGE_FAULT, denied, level, code, va,",
-        "_PAGE_FAULT, denied, level, code, va & ~0xFFF,",
+        "self.va if self.second is None else self.second.va",
+        "(self.va if self.second is None else self.second.va) & ~0xFFF",
     ),
-    Mutation("SPLIT", "if (first ^ last) >> 12 and lower.completed:", "if False:"),
-    Mutation("SPLIT", "if (first ^ last) >> 12 and lower.completed:", "if (first ^ last) >> 12:"),
-    Mutation("SPLIT", "last = first + access.size - 1 &", "last = first + access.size &"),
-    Mutation(
-        "SPLIT",
-        "_walk_page(memory, cpu, last & ~0xFFF, access)",
-        "_walk_page(memory, cpu, last, access)",
-    ),
-    Mutation("SPLIT", "access.size - 1 & 0xFFFF_FFFF_FFFF_FFFF", "access.size - 1"),
-    Mutation("SPLIT", "_merge(needs, self.second.sets)", "pass"),
+    Mutation("SPLIT", "(first & 0xFFF) + access.size > 0x1000 and", "False and"),
+    Mutation("SPLIT", "> 0x1000 and lower.completed:", "> 0x1000:"),
+    Mutation("SPLIT", "> 0x1000 and lower.completed:", ">= 0x1000 and lower.completed:"),
+    Mutation("SPLIT", "> 0x1000 and lower.completed:", "> 0x1001 and lower.completed:"),
+    Mutation("SPLIT", "(first | 0xFFF) + 1 &", "(first | 0xFFF) &"),
+    Mutation("SPLIT", "+ 1 & 0xFFFF_FFFF_FFFF_FFFF", "+ 1"),
+    Mutation("SPLIT", "_add(needs, address, bits)", "pass"),
+    Mutation("SPLIT", "_add(may, address, bits)", "pass"),
+    Mutation("SPLIT", "self.va if self.second is None else self.second.va", "self.va"),
     Mutation("A", "bits = _ACCESSED  # A", "bits = 0  # A"),
-    Mutation("A", "bits & ~raw  # SELF", "bits  # SELF"),
+    Mutation("A", "bits & ~step.raw)", "bits)"),
     Mutation("D", "bits |= _DIRTY", "pass"),
-    Mutation("D", "if i == last and self.access.is_write:", "if self.access.is_write:"),
-    Mutation("D", "if i == last and self.access.is_write:", "if i == last:"),
-    Mutation("A_ON_FAULT", "above -= 1", "pass"),
-    Mutation("A_ON_FAULT", "may[address] |= _ACCESSED & ~raw", "pass"),
-    Mutation("A_ON_FAULT", "may[address] |= _ACCESSED & ~raw", "may[address] |= _ACCESSED"),
+    Mutation("D", "step is steps[-1] and self.access.is_write:", "self.access.is_write:"),
+    Mutation("D", "step is steps[-1] and self.access.is_write:", "step is steps[-1]:"),
+    Mutation("A_ON_FAULT", "steps = steps[:-1]", "pass"),
+    Mutation("A_ON_FAULT", "_ACCESSED & ~step.raw)", "0)"),
+    Mutation("A_ON_FAULT", "_ACCESSED & ~step.raw)", "_ACCESSED)"),
     Mutation("A_ON_FAULT", "if self.second is None and self.outcome is _PAGE_FAULT:", "if True:"),
     Mutation(
-        "SELF", "needs[address] |= bits & ~raw", "needs[address] = needs[address] or bits & ~raw"
+        "SELF", "_add(needs, step.address, bits & ~step.raw)", "needs[step.address] = _ACCESSED"
+    ),
+    Mutation(
+        "SELF",
+        "_add(needs, step.address, bits & ~step.raw)",
+        "needs.setdefault(step.address, bits & ~step.raw)",
     ),
 ]
 
