@@ -106,9 +106,10 @@ def _print(console: Console, report: _Report, shown: int) -> None:
     registers = Table.grid(padding=(0, 3))
     names = list(ended.registers)
     for row in range(0, len(names), 2):
-        cells = []
-        for name in names[row : row + 2]:
-            cells.append(Text(f"{name:>3} = {format_address(ended.registers[name])}"))
+        cells = [
+            Text(f"{name:>3} = {format_address(ended.registers[name])}")
+            for name in names[row : row + 2]
+        ]
         registers.add_row(*cells)
     console.print(registers)
     control = "  ".join(f"{name} = {value:#x}" for name, value in ended.control.items())
