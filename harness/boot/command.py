@@ -89,8 +89,10 @@ def _number_option(name: str, text: str) -> Callable[[Any], Any]:
 @click.option("--memory", default=None, metavar="SIZE", help="RAM, 128M if not given.")
 @click.option("--amd-hole", is_flag=True, help="Reserve 12 GiB below 1 TiB, as the lecture's PC.")
 @click.option("--boot-info", type=_FILE, help="Rebuild the machine that printed this BootInfo.")
-@click.option("--instructions", type=click.IntRange(1), default=100_000_000, show_default=True)
+@click.option("--success-exit-code", type=int, help="The only exit code that means success.")
+@click.option("--instructions", type=click.IntRange(1), help="Budget of instructions.")
 @click.option("--seconds", type=click.FloatRange(0, min_open=True), default=10.0, show_default=True)
+@click.option("--engine", default="unicorn", show_default=True, help="The CPU to run on.")
 @click.option("--no-run", is_flag=True, help="Stop before the kernel's first instruction.")
 @click.option("--tables", is_flag=True, help="List what the page tables map in the end.")
 @click.option("--json", "as_json", is_flag=True, help="Write one JSON object.")
@@ -112,8 +114,10 @@ def boot(
     memory: str | None,
     amd_hole: bool,
     boot_info: Path | None,
-    instructions: int,
+    success_exit_code: int | None,
+    instructions: int | None,
     seconds: float,
+    engine: str,
     no_run: bool,
     tables: bool,
     as_json: bool,
@@ -143,7 +147,13 @@ def boot(
             state = load(image, config, _printout(boot_info))
         report = None
         if not no_run:
-            report = run_booted(state, instructions=instructions, seconds=seconds)
+            report = run_booted(
+                state,
+                seconds=seconds,
+                instructions=instructions,
+                success_exit_code=success_exit_code,
+                engine=engine,
+            )
     except InputError as error:
         raise _BadInput(str(error)) from None
     except EngineError as error:

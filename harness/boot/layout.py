@@ -94,6 +94,12 @@ class VirtualLayout:
         """Say what a slot of the level 4 table is for."""
         return tuple(dict.fromkeys(a.name for a in self.areas if slot in a.slots))
 
+    def names_at(self, address: int) -> tuple[str, ...]:
+        """Say what a virtual address is for."""
+        if self.stack_start - FRAME_SIZE <= address < self.stack_start:
+            return ("the guard page below the kernel stack",)
+        return tuple(dict.fromkeys(a.name for a in self.areas if a.start <= address < a.end))
+
 
 def recursive_address(index: int) -> int:
     """Give the address of the level 4 table through the recursive slot.

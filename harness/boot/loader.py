@@ -27,6 +27,7 @@ A kernel or a configuration that does not fit is a `BootError`.
 from __future__ import annotations
 
 import dataclasses
+import struct
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -57,6 +58,10 @@ DEFAULT_MEMORY = 128 << 20
 _FIRST_TABLES = FrameRange(0x1000, 0x5000)
 _BOOTLOADER = FrameRange(0x5000, 0x1_5000)
 
+# bootloader 0.9, stage_3.s: null, 64-bit code (selector 8) and data (selector 16). A kernel's first
+# interrupt handlers rely on it, before the kernel has a GDT of its own.
+_GDT = struct.pack("<3Q", 0, 0x0020_9A00_0000_0000, 0x0000_9200_0000_0000)
+
 _MOST_PAGES = 1 << 20
 _TABLE_FLAGS = int(PageTableFlags.PRESENT | PageTableFlags.WRITABLE)
 _CR0 = int(CR0.PE | CR0.ET | CR0.WP | CR0.PG)
@@ -85,6 +90,8 @@ class BootedState:
     :param rsp: the stack pointer; as after the bootloader's ``call``, a return address (0) lies
         there
     :param rdi: virtual address of the BootInfo, the kernel's argument
+    :param gdt: address and limit of the bootloader's GDT, whose selector 8 is 64-bit code; (0, 0)
+        when a printout has no Bootloader region for it
     :param boot_info: what lies there
     :param layout: what is mapped where
     :param image: the kernel
@@ -96,6 +103,7 @@ class BootedState:
     rip: int
     rsp: int
     rdi: int
+    gdt: tuple[int, int]
     boot_info: BootInfo = field(repr=False)
     layout: VirtualLayout = field(repr=False)
     image: KernelImage
@@ -221,6 +229,7 @@ class _Loader:
             rip=self.image.entry,
             rsp=layout.stack_end - 8,
             rdi=layout.boot_info,
+            gdt=self._place_gdt(),
             boot_info=boot_info,
             layout=layout,
             image=self.image,
@@ -296,6 +305,13 @@ class _Loader:
         if any(area.start == SCRATCH_PAGE for area in self.layout.areas):
             self.tables.table(SCRATCH_PAGE, 1)
         return copy
+
+    def _place_gdt(self) -> tuple[int, int]:
+        home = [r for r in self.frames.memory_map if r.region_type == _Type.Bootloader]
+        if not home or not any(area.start <= home[0].start < area.end for area in self.identity):
+            return 0, 0
+        self.memory.write(home[0].start, _GDT)
+        return home[0].start, len(_GDT) - 1
 
     def _map_stack(self) -> None:
         start, end = self.layout.stack_start, self.layout.stack_end

@@ -1,39 +1,61 @@
 """Run a booted kernel, and say what became of it.
 
-`run_booted` is the one place where `harness.boot` meets `harness.machine`.
+`run_booted` is where `harness.boot` meets `harness.machine`: the machine gets the memory and the
+registers that the loader left, and runs until the kernel halts, writes to the exit port, faults
+without a handler, or is out of budget.  `RunReport` is what a kernel's tests want to know: what it
+printed, to the serial port and to the text screen, and how it ended.
+
+A page fault that nobody handled is explained: the address and CR2, CR3, the decoded error code,
+and, from a walk of the page tables as they are then, every entry on the way and the rule that
+denied the access.
+
+    >>> report = run_booted(load(flat_kernel(b"\\xf4", name="halt")))  # doctest: +SKIP
+    >>> report.ended, report.failed
+    ('it halted at 0x200001', False)
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
+from harness.address import format_address
 from harness.boot.loader import BootedState
-from harness.errors import EngineMissing
+from harness.cpu import CpuState, ErrorCode
+from harness.memory import PhysicalMemory
+from harness.walk.scalar import walk
 
-__all__ = ["RunReport", "run_booted"]
+if TYPE_CHECKING:
+    from harness.engine.run import Event, Exit
+
+__all__ = ["RunReport", "page_fault_report", "run_booted"]
 
 
 @dataclass(frozen=True, slots=True)
 class RunReport:
     """What a kernel did.
 
-    :param serial: what it wrote to the serial port
+    :param exit: the engine's own record of the run
     :param screen: the text screen, 25 lines without their trailing blanks
-    :param ended: how the run ended, in words
-    :param failed: whether that is a failure: a fault, a shutdown, no end, or a bad exit code
-    :param exit_code: what it wrote to the exit port, None if nothing
-    :param fault: the report of an unhandled exception, None if there was none
-    :param events: what happened on the way, one line each
+    :param failed: whether the run ended in a triple fault, out of budget, in something that the
+        engine cannot do, or with another exit code than the one that means success
+    :param fault: the report of the exception that no handler took; None if there was none
     """
 
-    serial: str
+    exit: Exit
     screen: tuple[str, ...]
-    ended: str
     failed: bool
-    exit_code: int | None = None
-    fault: str | None = None
-    events: tuple[str, ...] = field(default=())
+    fault: str | None
+
+    @property
+    def serial(self) -> str:
+        """What the kernel wrote to the serial port."""
+        return self.exit.serial.decode("utf-8", "replace")
+
+    @property
+    def ended(self) -> str:
+        """How the run ended, in words."""
+        return self.exit.detail
 
     def __str__(self) -> str:
         lines = []
@@ -42,32 +64,99 @@ class RunReport:
         if any(self.screen):
             used = max(row for row, line in enumerate(self.screen) if line) + 1
             lines += ["text screen:", *(f"  {line}".rstrip() for line in self.screen[:used])]
-        if self.events:
-            lines += ["events:", *(f"  {event}" for event in self.events)]
+        if self.exit.events:
+            lines += ["events:", *(f"  {event}" for event in self.exit.events)]
         if self.fault is not None:
             lines.append(self.fault)
-        lines.append(self.ended)
+        lines.append(f"{'failed' if self.failed else 'done'}: {self.ended}")
         return "\n".join(lines)
 
     def to_json(self) -> dict[str, Any]:
         """Give the report as JSON values."""
-        return {
-            "serial": self.serial,
+        return self.exit.to_json() | {
             "screen": list(self.screen),
-            "ended": self.ended,
             "failed": self.failed,
-            "exit_code": self.exit_code,
             "fault": self.fault,
-            "events": list(self.events),
         }
 
 
-def run_booted(state: BootedState, *, instructions: int, seconds: float) -> RunReport:
+def run_booted(
+    state: BootedState,
+    *,
+    seconds: float = 10.0,
+    instructions: int | None = None,
+    success_exit_code: int | None = None,
+    engine: str = "unicorn",
+) -> RunReport:
     """Run a kernel from its first instruction to its end.
 
     :param state: the machine, which is changed
-    :param instructions: budget of instructions
     :param seconds: budget of wall time
-    :raises EngineError: when there is no engine, or it breaks
+    :param instructions: budget of instructions; counting them slows a run down
+    :param success_exit_code: the only exit code that means success; None for any
+    :param engine: the engine to run on
+    :raises EngineError: when the engine is missing, or breaks
     """
-    raise EngineMissing("harness.machine must be there to run a kernel, and is not yet")
+    from harness.engine.run import Budget, Ending, Start
+    from harness.machine import Machine
+
+    with Machine(state.memory, cpu=state.cpu, engine=engine) as machine:
+        start = Start(
+            rip=state.rip,
+            cpu=state.cpu,
+            registers={"rsp": state.rsp, "rdi": state.rdi},
+            gdt=state.gdt,
+            ss=0,
+        )
+        budget = Budget(seconds=seconds, instructions=instructions)
+        exit_ = machine.run(state.rip, start=start, budget=budget)
+        screen = machine.screen()
+    by_itself = exit_.ending in (Ending.HALT, Ending.EXIT)
+    wrong_code = success_exit_code is not None and exit_.exit_code != success_exit_code
+    return RunReport(
+        exit=exit_,
+        screen=screen,
+        failed=not by_itself or wrong_code,
+        fault=None if exit_.fault is None else _fault_report(state, exit_, exit_.fault),
+    )
+
+
+def page_fault_report(memory: PhysicalMemory, cpu: CpuState, address: int, error_code: int) -> str:
+    """Explain a page fault by the page tables as they are now.
+
+    :param memory: the machine's memory
+    :param cpu: the CPU's state when it faulted
+    :param address: CR2
+    :param error_code: as the CPU pushed it
+    """
+    code = ErrorCode(error_code)
+    kind = "fetch" if code & ErrorCode.I else "write" if code & ErrorCode.W else "read"
+    cpu = cpu.replace(cpl=3 if code & ErrorCode.U else 0)
+    found = walk(memory, cpu, address, kind)
+    lines = [
+        f"page fault: {kind} of {format_address(address)} at CPL {cpu.cpl}, "
+        f"CR3 {format_address(cpu.cr3)}",
+        f"  error code {error_code:#x} = {code}",
+        *(f"  {line}" for line in code.describe().splitlines()),
+        *(f"  {format_address(step.address)}: {step.entry.describe()}" for step in found.steps),
+    ]
+    if found.error_code == error_code:
+        lines.append(f"  rule {found.rule}, decided at level {found.level}")
+    else:
+        lines.append("  the page tables say otherwise now: the kernel changed them, or the TLB")
+    return "\n".join(lines)
+
+
+def _fault_report(state: BootedState, exit_: Exit, event: Event) -> str:
+    from harness.engine.run import PAGE_FAULT, vector_name
+
+    where = f"{vector_name(event.vector)} at {format_address(event.rip)}, which no handler took"
+    segment = next((s for s in state.image.segments if s.vaddr <= event.rip < s.end), None)
+    if segment is not None:
+        where += f" (segment {segment.rights} of {state.image.name})"
+    if event.vector != PAGE_FAULT or event.cr2 is None or event.error_code is None:
+        return where
+    cpu = exit_.cpu or state.cpu
+    names = state.layout.names_at(event.cr2)
+    near = f"\n  the address lies in {', '.join(names)}" if names else ""
+    return f"{where}\n{page_fault_report(state.memory, cpu, event.cr2, event.error_code)}{near}"

@@ -1,7 +1,7 @@
-"""Kernels that gcc builds, loaded and run on the bare engine.
+"""Kernels that gcc builds, on the machine and on the bare engine.
 
-The CPU is driven here without `harness.machine`, so that nothing stands between what the loader
-left in memory and what the MMU makes of it.
+`run` drives the CPU without `harness.machine`, so that nothing stands between what the loader left
+in memory and what the MMU makes of it.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import pytest
 import unicorn
 from unicorn import x86_const as x86
 
+from harness.address import format_address
 from harness.boot import (
     BootConfig,
     BootedState,
@@ -27,6 +28,7 @@ from harness.boot import (
     parse_boot_info,
     read_kernel,
 )
+from harness.boot.run import run_booted
 from harness.outcome import Outcome
 from harness.walk.scalar import walk
 
@@ -129,6 +131,47 @@ def test_the_lectures_first_kernel_on_the_lectures_printout(
     ran = run(state)
     assert ran.exit_code == 0x10
     assert ran.serial == lecture_text + "\n"
+
+
+@pytest.mark.parametrize("base", [LOW, HIGH])
+def test_the_machine_runs_the_lectures_first_kernel(build: Build, base: int) -> None:
+    state = load(read_kernel(build("print_boot_info", base)), MAPS)
+    report = run_booted(state, success_exit_code=33)
+    assert not report.failed
+    assert report.serial == state.boot_info.debug() + "\n"
+    assert report.screen == ("Hello World!", *[""] * 24)
+
+
+@pytest.mark.parametrize("base", [LOW, HIGH])
+def test_the_machine_explains_a_write_to_a_kernels_own_text(build: Build, base: int) -> None:
+    state = load(read_kernel(build("write_own_text", base)))
+    report = run_booted(state)
+    assert report.failed
+    assert report.serial == "about to write\n"
+    assert report.fault is not None
+    lines = report.fault.splitlines()
+    entry = format_address(state.image.entry)
+    assert lines[0].endswith(f"which no handler took (segment RX of {state.image.name})")
+    assert lines[1] == f"page fault: write of {entry} at CPL 0, CR3 0x1000"
+    assert lines[2] == "  error code 0x3 = P W"
+    assert lines[-3].endswith("PRESENT ACCESSED")
+    assert lines[-2:] == ["  rule WP, decided at level 1", "  the address lies in the kernel"]
+
+
+def test_the_machine_explains_a_stack_overflow(build: Build) -> None:
+    report = run_booted(load(read_kernel(build("overflow_stack", LOW)), MAPS))
+    assert report.fault is not None
+    assert report.fault.endswith("  the address lies in the guard page below the kernel stack")
+
+
+@pytest.mark.parametrize("base", [LOW, HIGH])
+def test_a_kernels_own_handler_works_with_the_bootloaders_gdt(build: Build, base: int) -> None:
+    report = run_booted(load(read_kernel(build("handle_page_fault", base))))
+    assert report.serial == (
+        "page fault at 0xdeadbeef000, error code 2, where expected\ngoing on\n"
+    )
+    assert not report.failed
+    assert report.exit.exit_code == 33
 
 
 @pytest.mark.parametrize("base", [LOW, HIGH])
