@@ -70,7 +70,7 @@ def measure() -> list[dict[str, Any]]:
     ]
     try:
         bulk(memory, cpu, many[:1], fast=True)
-    except ModuleNotFoundError:
+    except ImportError:
         print("numba is not installed: its measurements are left out", file=sys.stderr)
     else:
         results += [

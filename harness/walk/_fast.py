@@ -1,7 +1,7 @@
 """The walk of ``bulk.py`` compiled by numba: the same columns, several times faster.
 
-Imported only on demand, since importing and compiling take about a second (once per machine, if
-the cache directory can be written). It needs the extra ``fast``.
+Imported only on demand, since loading takes a third of a second, and compiling as much again (once
+per machine, if numba's cache can be written). It needs the extra ``fast``.
 """
 
 from typing import Any

@@ -36,10 +36,12 @@ __all__ = ["BulkWalk", "bulk"]
 
 # Addresses walked at once: their temporaries stay in a core's cache.
 _CHUNK = 1 << 14
-# From this many addresses on it pays to load numba (about a second, most of it once per machine).
-_WORTH_COMPILING = 1 << 20
-# From this many on compiled code that is already loaded beats numpy's fixed costs.
-_WORTH_CALLING = 1 << 6
+# numba is loaded when this process has asked for so many addresses: who asks for that many asks
+# for more, and loading costs 0.3 s (on a machine's first time 0.9 s).
+_WORTH_LOADING = 1 << 19
+
+_asked = 0
+_FAST = "harness.walk._fast"
 
 _U64 = np.uint64
 _PRESENT = int(PageTableFlags.PRESENT)
@@ -119,9 +121,9 @@ def bulk(
     :param vas: the first bytes' virtual addresses, canonical or not
     :param access: what is done there
     :param fast: walk with numba (True), with numpy (False), or with numba if it is installed and
-        there are addresses enough to pay for loading it (None)
+        enough addresses were asked for to pay for loading it (None)
     :raises AddressError: an address does not fit in 64 bits
-    :raises ModuleNotFoundError: ``fast`` is True and numba is not installed
+    :raises ImportError: ``fast`` is True and numba is not installed
     """
     access = Access.of(access)
     addresses = _addresses(vas)
@@ -304,16 +306,14 @@ def _addresses(vas: NDArray[np.uint64] | Iterable[SupportsIndex]) -> NDArray[np.
 
 
 def _walker(count: int, fast: bool | None) -> _Walker:
-    if fast or (fast is None and count >= _worthwhile()):
+    global _asked
+    _asked += count
+    if fast or (fast is None and (_asked >= _WORTH_LOADING or _FAST in sys.modules)):
         try:
             from harness.walk._fast import walk_pages
-        except ModuleNotFoundError:
+        except ImportError:  # not installed, or not for this numpy
             if fast:
                 raise
         else:
             return walk_pages
     return _walk_pages
-
-
-def _worthwhile() -> int:
-    return _WORTH_CALLING if "harness.walk._fast" in sys.modules else _WORTH_COMPILING

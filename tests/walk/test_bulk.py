@@ -179,12 +179,28 @@ def test_bad_addresses(tables: PhysicalMemory, vas: Any, message: str) -> None:
     assert str(refusal.value) == message
 
 
+BULK = sys.modules["harness.walk.bulk"]
+FAST = "harness.walk._fast"
+
+
 def test_without_numba(tables: PhysicalMemory, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "harness.walk._fast", None)
-    monkeypatch.setattr(sys.modules["harness.walk.bulk"], "_WORTH_COMPILING", 1)
+    monkeypatch.setitem(sys.modules, FAST, None)
+    monkeypatch.setattr(BULK, "_WORTH_LOADING", 1)
     assert bulk(tables, CPU, [0x1001] * 1000).pa.tolist() == [0x5001] * 1000
-    with pytest.raises(ModuleNotFoundError):
+    with pytest.raises(ImportError):
         bulk(tables, CPU, [0x1001], fast=True)
+
+
+@pytest.mark.skipif(len(WAYS) < 2, reason="numba is not installed")
+def test_numba_is_loaded_when_many_addresses_were_asked_for(
+    tables: PhysicalMemory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delitem(sys.modules, FAST, raising=False)
+    monkeypatch.setattr(BULK, "_WORTH_LOADING", 1000)
+    monkeypatch.setattr(BULK, "_asked", 0)
+    for loaded in (False, False, True, True):
+        assert bulk(tables, CPU, [0x1001] * 400).pa.tolist() == [0x5001] * 400
+        assert (FAST in sys.modules) is loaded
 
 
 @pytest.mark.parametrize("fast", WAYS)
