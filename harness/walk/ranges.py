@@ -112,12 +112,12 @@ class Range(NamedTuple):
         return None if self.level is None else PageTableEntry(self.raw, self.level)
 
     def __repr__(self) -> str:
-        head = f"<Range {self.start:#x}..{self.end:#x}: {self.kind}"
+        head = f"<Range {self.start:#_x}..{self.end:#_x}: {self.kind}"
         if self.page_size is None:
             return f"{head}>"
         rights = zip("uwx", (self.user, self.writable, self.executable), strict=True)
         letters = "".join(letter if holds else "-" for letter, holds in rights)
-        return f"{head} of {self.page_size.letter} at {self.pa:#x}, {letters}>"
+        return f"{head} of {self.page_size.letter} at {self.pa:#_x}, {letters}>"
 
 
 def ranges(memory: PhysicalMemory, cpu: CpuState) -> Iterator[Range]:

@@ -268,12 +268,12 @@ class Walk:
         return steps[-1:]
 
     def __repr__(self) -> str:
-        head = f"<Walk {self.access.kind} of {self.va:#x}: {self.outcome}"
+        head = f"<Walk {self.access.kind} of {self.va:#_x}: {self.outcome}"
         if self.outcome is _MAPPED:
             assert self.page_size is not None
-            return f"{head} to {self.pa:#x} ({self.page_size.letter})>"
+            return f"{head} to {self.pa:#_x} ({self.page_size.letter})>"
         if self.outcome is _NO_MEMORY:
-            return f"{head} at {self.pa:#x}>"
+            return f"{head} at {self.pa:#_x}>"
         where = "" if self.level is None else f" at level {self.level}"
         return f"{head} {self.error_code:#x}, rule {self.rule}{where}>"
 

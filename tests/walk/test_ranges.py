@@ -119,7 +119,7 @@ def test_leaves_are_the_pages() -> None:
 
 def test_a_range_describes_itself() -> None:
     assert repr(FIRST[0]) == "<Range 0x0..0x1000: page of 4K at 0x5000, --x>"
-    assert repr(BIG[0]) == "<Range 0x40000000..0x80000000: page of 1G at 0x40000000, uw->"
+    assert repr(BIG[0]) == "<Range 0x4000_0000..0x8000_0000: page of 1G at 0x4000_0000, uw->"
     assert repr(FIRST[3]) == "<Range 0x3000..0x4000: gap>"
     assert FIRST[0].page_size is PageSize.Size4KiB
     assert BIG[0].page_size is PageSize.Size1GiB

@@ -131,13 +131,13 @@ def test_other_verdicts(tables: PhysicalMemory) -> None:
     through_ss = Access(AccessKind.READ, stack=True)
     assert walk(tables, CPU, astray, through_ss).verdict == StackFault(0)
     assert repr(walk(tables, CPU, astray)) == (
-        "<Walk read of 0x800000000000: general-protection 0x0, rule CANONICAL>"
+        "<Walk read of 0x8000_0000_0000: general-protection 0x0, rule CANONICAL>"
     )
     tables.write_u64(0x4020, 0x20007)
     assert walk(tables, CPU, 0x4123).verdict == OutsideRam(0x20123)
     tables.write_u64(0x3000, 0x30007)
     assert walk(tables, CPU, 0x4123).verdict == OutsideRam(0x30020)
-    assert repr(walk(tables, CPU, 0x4123)) == "<Walk read of 0x4123: no-memory at 0x30020>"
+    assert repr(walk(tables, CPU, 0x4123)) == "<Walk read of 0x4123: no-memory at 0x3_0020>"
 
 
 @pytest.mark.parametrize(
