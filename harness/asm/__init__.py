@@ -18,8 +18,9 @@ statement, and what Keystone made of it::
     '0xffff800000000010'
     >>> assemble("push 0x112233445566", base=0x1000)
     Traceback (most recent call last):
-    harness.errors.AssemblyError: <string>:1: `push 0x112233445566`: the immediate must be between \
--0x8000000000000000 and 0xffffffffffffffff, ...
+    harness.errors.AssemblyError: <string>:1: `push 0x112233445566`: push must have a number of \
+32 bits with a sign, not 0x112233445566: load it in a register first; Keystone made \
+`push 0x5566` of it
 
 The language is in ``docs/assembler.md``. The parts, in the order of the flow: :mod:`.source`
 (files, macros), :mod:`.expression`, :mod:`.instruction` (what the source says), :mod:`.encode`

@@ -152,6 +152,12 @@ def _depends_on_place(insn: Instruction, bits: int) -> bool:
     )
 
 
+def _has_implied_memory(insn: Instruction) -> bool:
+    if insn.mnemonic not in STRINGS and insn.mnemonic != "xlatb":
+        return False
+    return bool(insn.operands) and all(isinstance(o, Memory) for o in insn.operands)
+
+
 def _is_direct_branch(insn: Instruction) -> bool:
     name = insn.mnemonic
     return (
@@ -183,8 +189,7 @@ def _encode(insn: Instruction, bits: int, address: int, wide: bool) -> Encoding:
         return Encoding(prefix + _far_pointer(insn, insn.operands[0], bits))
     if insn.mnemonic not in mnemonics():
         raise Refusal(f"a statement must begin with an instruction, not {insn.mnemonic}")
-    implied = insn.mnemonic in STRINGS or insn.mnemonic == "xlatb"
-    if implied and insn.operands and all(isinstance(o, Memory) for o in insn.operands):
+    if _has_implied_memory(insn):
         # Keystone 0.9.2 would look at the size of such operands only.
         raise Refusal(f"{insn.mnemonic} must have no operands: it always uses rsi, rdi and dx")
     if bits == 64:
@@ -468,7 +473,7 @@ def _keystone(text: str, bits: int, address: int = 0) -> bytes:
 
 def _reading(insn: Instruction, bits: int, address: int) -> str | None:
     """Disassemble what Keystone makes of the statement as written, for the error message."""
-    if _would_abort(insn) or insn.mnemonic not in mnemonics() or insn.mnemonic in STRINGS:
+    if _would_abort(insn) or insn.mnemonic not in mnemonics() or _has_implied_memory(insn):
         return None
     name = f"l{insn.mnemonic}" if insn.far else insn.mnemonic
     text = _render(replace(insn, mnemonic=name), bits, as_written=True)

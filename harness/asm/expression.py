@@ -4,7 +4,7 @@ Keystone 0.9.2 truncates what does not fit and has no symbol table, so it is onl
 plain numbers. An expression is evaluated against a :class:`Scope`, which knows the symbols and the
 current address::
 
-    >>> evaluate("(1 << 39) * 3 | 0x1000", scope)
+    >>> evaluate("(1 << 39) * 3 | SIZE", Constants({"SIZE": 0x1000}))
     Value(number=1649267445760, is_address=False)
 
 Operators are those of C with C's precedence: ``|| && | ^ & == != < <= > >= << >> + - * / % ~ ! -``.
@@ -18,12 +18,13 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 from harness.asm.refusal import Refusal
 
-__all__ = ["NAME", "Scope", "Tokens", "Value", "evaluate", "tokens", "unescape"]
+__all__ = ["Constants", "NAME", "Scope", "Tokens", "Value", "evaluate", "tokens", "unescape"]
 
 NAME = r"[A-Za-z_.][\w.$]*"
 
@@ -83,6 +84,34 @@ class Scope(Protocol):
         """Return the address of the statement."""
 
 
+@dataclass(frozen=True, slots=True)
+class Constants:
+    """The scope of what is decided before anything has an address.
+
+    :ivar numbers: by name; None for a constant that needs an address.
+    """
+
+    numbers: Mapping[str, int | None]
+
+    def symbol(self, name: str) -> Value:
+        """Return the constant, or raise Refusal."""
+        number = self.numbers.get(name)
+        if number is None:
+            raise Refusal(
+                "a name must be a constant defined above, because nothing has an address yet "
+                f"here, and {name} is not one"
+            )
+        return Value(number)
+
+    def near(self, number: int, forward: bool) -> Value:
+        """Raise Refusal."""
+        raise Refusal(f"nothing has an address yet here, so {number}{'bf'[forward]} has none")
+
+    def here(self) -> Value:
+        """Raise Refusal."""
+        raise Refusal("nothing has an address yet here, so $ has no value")
+
+
 def unescape(body: str) -> str:
     """Return the characters that the inside of a quoted string or character stands for."""
 
@@ -125,8 +154,6 @@ def _strange(rest: str) -> str:
         word = re.match(r"\w+", rest)
         assert word is not None
         return f"a number must be written 31, 0x1f, 0b11 or 0o37, not {word[0]}"
-    if rest[0] == "%":
-        return "registers must be written without %, in Intel syntax"
     if rest[0] in "'\"":
         return f"a quoted text must be closed and stand where text may: {rest[:20]!r}"
     return f"an operand must be made of names, numbers and operators, not {rest[0]!r}"
@@ -203,6 +230,8 @@ class _Parser:
             return Value(~self.unary().number)
         if text == "!":
             return Value(int(not self.unary().number))
+        if text == "%":
+            raise Refusal("registers must be written without %, in Intel syntax")
         if kind == "end":
             raise Refusal("a number or a name must come at the end of the expression")
         raise Refusal(f"a number or a name must stand where {text!r} does")

@@ -3,8 +3,12 @@
 :func:`parse` reads prefixes, mnemonic and operands of Intel syntax into plain data with every
 expression evaluated, so that the checker has something to hold Keystone's bytes against::
 
-    >>> parse("mov rax, qword ptr [rbx + rcx*8 - 16]", scope)
-    Instruction('mov', (Register('rax'), Memory(size=8, base='rbx', index='rcx', scale=8, ...)))
+    >>> from harness.asm.expression import Constants
+    >>> insn = parse("mov rax, [rbx + rcx*8 - 16]", Constants({}))
+    >>> insn.mnemonic, insn.operands[0]
+    ('mov', Register(name='rax'))
+    >>> insn.operands[1].base, insn.operands[1].index, insn.operands[1].scale, insn.operands[1].disp
+    ('rbx', 'rcx', 8, -16)
 
 What this parser does not understand is refused: it cannot be checked, so it is not assembled.
 """

@@ -2,13 +2,14 @@
 
 ::
 
-    >>> program = assemble("start: mov rax, [rdi]\\nhlt", base=0x8000)
-    >>> program.labels["start"], program.code.hex()
-    (32768, '488b07f4')
+    >>> from harness.asm import assemble
+    >>> program = assemble("start: mov rax, [rdi]\\n hlt", base=0x8000)
+    >>> hex(program.labels["start"]), program.code.hex(" ")
+    ('0x8000', '48 8b 07 f4')
     >>> print(program.listing())
-               0x8000                           <string>:1  start:
-               0x8000  48 8b 07                 <string>:1      mov rax, [rdi]
-               0x8003  f4                       <string>:2      hlt
+    0x8000                           <string>:1  start:
+    0x8000  48 8b 07                 <string>:1      mov rax, [rdi]
+    0x8003  f4                       <string>:2      hlt
 
 Asking for a label that is not there raises :class:`UnknownLabel`, which is a KeyError too.
 """

@@ -18,7 +18,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from harness.asm.expression import NAME, Value, evaluate, unescape
+from harness.asm.expression import NAME, Constants, evaluate, unescape
 from harness.asm.refusal import Refusal
 from harness.errors import AssemblyError
 
@@ -206,32 +206,18 @@ class _Expander:
     output: list[Line] = field(default_factory=list)
     macros: dict[str, _Macro] = field(default_factory=dict)
     constants: dict[str, int | None] = field(init=False)
+    scope: Constants = field(init=False)
     expansions: int = 0
     depth: int = 0
     work: int = 0
 
     def __post_init__(self) -> None:
         self.constants = dict(self.known)
-
-    # Scope for what is decided before anything has an address.
-    def symbol(self, name: str) -> Value:
-        number = self.constants.get(name)
-        if number is not None:
-            return Value(number)
-        raise Refusal(
-            f"only constants defined above are known here, before anything has an address, "
-            f"and {name} is not one"
-        )
-
-    def near(self, number: int, forward: bool) -> Value:
-        raise Refusal("labels have no address yet here")
-
-    def here(self) -> Value:
-        raise Refusal("$ has no value yet here")
+        self.scope = Constants(self.constants)
 
     def run(self, lines: Sequence[Line], files: tuple[str, ...]) -> None:
         self.depth += 1
-        if self.depth > _MAX_NESTING:
+        if lines and self.depth > _MAX_NESTING:
             raise fail(lines[0], f"macros and blocks must nest at most {_MAX_NESTING} deep")
         position = 0
         while position < len(lines):
@@ -284,7 +270,7 @@ class _Expander:
 
     def assign(self, name: str, expression: str) -> None:
         try:
-            self.constants[name] = evaluate(expression, self).number
+            self.constants[name] = evaluate(expression, self.scope).number
         except Refusal:  # it needs an address: the passes know it
             self.constants[name] = None
 
@@ -294,7 +280,7 @@ class _Expander:
         folders = [including.parent] if not line.file.startswith("<") else []
         for folder in [*folders, *self.include_path]:
             path = folder / name
-            if "\0" not in name and path.is_file():
+            if _is_file(path):
                 break
         else:
             looked = ", ".join(str(folder) for folder in [*folders, *self.include_path])
@@ -309,7 +295,7 @@ class _Expander:
         if word == ".macro":
             self.define(line, list(body))
         elif word == ".rept":
-            count = evaluate(line.rest, self).number
+            count = evaluate(line.rest, self.scope).number
             if not 0 <= count <= MAX_STATEMENTS:
                 raise Refusal(f"a repeat count must be between 0 and {MAX_STATEMENTS}, not {count}")
             for _ in range(count if body else 0):
@@ -330,7 +316,7 @@ class _Expander:
                     raise fail(inner, f"{word} must not follow .else")
                 closed = word == ".else"
                 try:
-                    take = not done and (closed or bool(evaluate(inner.rest, self).number))
+                    take = not done and (closed or bool(evaluate(inner.rest, self.scope).number))
                 except Refusal as refusal:
                     raise fail(inner, refusal.reason) from None
                 done = done or take
@@ -342,7 +328,7 @@ class _Expander:
 
     def condition(self, line: Line) -> bool:
         if line.word == ".if":
-            return bool(evaluate(line.rest, self).number)
+            return bool(evaluate(line.rest, self.scope).number)
         if not re.fullmatch(NAME, line.rest):
             raise Refusal(f"{line.word} must be followed by one name, not {line.rest!r}")
         return (line.rest in self.constants) == (line.word == ".ifdef")
@@ -398,6 +384,13 @@ class _Expander:
 _IFS = (".if", ".ifdef", ".ifndef")
 _BLOCKS = {".macro": ".endm", ".rept": ".endr", **dict.fromkeys(_IFS, ".endif")}
 _STRAYS = {".endm", ".endr", ".endif", ".else", ".elseif"}
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except (OSError, ValueError):  # a name too long, a NUL in it
+        return False
 
 
 def _same(path: Path, file: str) -> bool:

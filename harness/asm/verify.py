@@ -8,8 +8,14 @@ same *address*: a RIP-relative one is resolved to where it points.
 
 It fails (:class:`~harness.asm.refusal.Refusal`) with the disassembly in ``made``::
 
-    verify(parse("push 0x112233445566", scope), bytes.fromhex("66686655"), 64, 0)
-    # Refusal: the operand must be 0x112233445566; made: push 0x5566
+    >>> from harness.asm.expression import Constants
+    >>> from harness.asm.instruction import parse
+    >>> insn = parse("push 0x11225566", Constants({}))
+    >>> verify(insn, bytes.fromhex("6866552211"), 64, 0)
+    >>> verify(insn, bytes.fromhex("66686655"), 64, 0)
+    Traceback (most recent call last):
+    harness.asm.refusal.Refusal: the immediate must be 0x11225566, which this instruction cannot \
+hold: load it in a register first
 """
 
 from __future__ import annotations
