@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from harness.boot import BootConfig, BootedState, elf_kernel, load
+import itertools
+
+from harness.boot import BootConfig, BootedState, TableBuilder, elf_kernel, load
 from harness.boot.listing import listing_json, listing_text, mapped_runs
+from harness.cpu import CpuState
 from harness.entry import PageTableFlags
+from harness.memory import PhysicalMemory
 from harness.walk.scalar import walk
 
 MAPS = BootConfig(map_physical_memory=True)
@@ -54,6 +58,19 @@ def test_the_recursive_slot_is_not_taken_apart(three_segments: bytes) -> None:
     assert [run.start >> 39 for run in runs] == [0, 0, 0, 0, 0, 2, 2]
     assert len(mapped_runs(state.memory, state.cpu)) > len(runs)
     assert mapped_runs(state.memory, state.cpu)[0].names == ()
+
+
+def test_neighbours_with_frames_apart_are_two_runs() -> None:
+    memory = PhysicalMemory(1 << 20)
+    tables = TableBuilder(memory, itertools.count(0x1000, 0x1000).__next__)
+    for va, pa in ((0x20_0000, 0x8_1000), (0x20_1000, 0x8_0000), (0x20_2000, 0x8_1000)):
+        tables.map(va, pa, 0x1000, PageTableFlags.PRESENT)
+    runs = mapped_runs(memory, CpuState(cr3=tables.root))
+    assert [(run.start, run.pa, run.pages, run.rights) for run in runs] == [
+        (0x20_0000, 0x8_1000, 1, "R-X-"),
+        (0x20_1000, 0x8_0000, 2, "R-X-"),
+    ]
+    assert str(runs[1]).endswith("-> 0x8_0000 2 x 4K R-X-, 0 accessed, 0 dirty: unnamed")
 
 
 def test_no_pages_at_all(three_segments: bytes) -> None:

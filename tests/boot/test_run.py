@@ -125,6 +125,13 @@ def test_a_page_fault_that_the_tables_do_not_explain_any_more() -> None:
     assert "the page tables say otherwise now" in report
 
 
+def test_a_user_fault_is_walked_as_one() -> None:
+    state = load(flat_kernel(HALT, name="k"))
+    report = page_fault_report(state.memory, state.cpu, 0xB_8000, 5)
+    assert report.startswith("page fault: read of 0xb_8000 at CPL 3, CR3 0x1000\n")
+    assert report.endswith("  rule USER_US, decided at level 1")
+
+
 def test_the_command_runs_kernels(tmp_path: Path) -> None:
     path = assembled(tmp_path, TALK)
     result = CliRunner().invoke(boot, [str(path)])
@@ -145,10 +152,16 @@ def test_the_command_shows_the_tables_at_the_end(tmp_path: Path) -> None:
     assert "  0xb_8000..0xb_8fff -> 0xb_8000 1 x 4K RWX-, 1 accessed, 1 dirty" in result.output
 
 
-@pytest.mark.parametrize("code", [SPIN, UD2])
-def test_the_command_says_1_for_a_kernel_that_failed(tmp_path: Path, code: bytes) -> None:
+@pytest.mark.parametrize(
+    ("code", "how"),
+    [
+        (SPIN, "it still ran after 1000 instructions"),
+        (UD2, "a triple fault: no handler could be entered"),
+    ],
+)
+def test_the_command_says_1_for_a_kernel_that_failed(tmp_path: Path, code: bytes, how: str) -> None:
     path = tmp_path / "kernel.bin"
     path.write_bytes(code)
     result = CliRunner().invoke(boot, [str(path), "--instructions", "1000"])
     assert result.exit_code == 1
-    assert result.output.splitlines()[-1].startswith("failed: ")
+    assert result.output.splitlines()[-1] == f"failed: {how}"
