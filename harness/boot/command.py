@@ -4,6 +4,9 @@ The command reads a kernel (ELF64, assembly or flat), decides what it asks for (
 ``Cargo.toml``, from options, or both: options win), loads it, runs it, and reports what it wrote
 to the serial port and to the text screen, how it ended, and on request the page tables.
 
+The kernel runs in a process of its own, since an engine's C library may abort; without running it
+(``--no-run``) that is not needed.
+
 Exit codes: 0 the kernel ended by itself, 1 it ended in an unhandled exception, in a shutdown or
 out of budget, or with an exit code that means failure, 2 the input cannot be booted, 3 the engine
 is missing or broke.
@@ -17,6 +20,7 @@ import dataclasses
 import json
 import re
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -32,8 +36,9 @@ from harness.boot.listing import listing_json, listing_text
 from harness.boot.loader import BootedState, load
 from harness.boot.run import RunReport, run_booted
 from harness.errors import BootError, EngineError, InputError
+from harness.isolate import isolated
 
-__all__ = ["boot", "parse_size"]
+__all__ = ["boot", "boot_kernel", "parse_size"]
 
 _SIZE = re.compile(r"([0-9]{1,18})([KMG]?)(i?B)?", re.IGNORECASE)
 _SHIFTS = {"": 0, "K": 10, "M": 20, "G": 30}
@@ -133,36 +138,81 @@ def boot(
         "boot_info_address": boot_info_address,
         "recursive_index": recursive_slot,
     }
-    options = {key: value for key, value in wanted.items() if value is not None}
+    request = _Request(
+        kernel=kernel,
+        address=FLAT_ADDRESS if address is None else address,
+        options={key: value for key, value in wanted.items() if value is not None},
+        cargo_toml=cargo_toml,
+        memory=memory,
+        amd_hole=amd_hole,
+        boot_info=boot_info,
+        run=None
+        if no_run
+        else {
+            "seconds": seconds,
+            "instructions": instructions,
+            "success_exit_code": success_exit_code,
+            "engine": engine,
+        },
+        tables=tables,
+        as_json=as_json,
+    )
     try:
-        config = BootConfig() if cargo_toml is None else read_cargo_toml(cargo_toml)
-        config = dataclasses.replace(config, **options)  # type: ignore[arg-type]
-        image = read_kernel(kernel, address=FLAT_ADDRESS if address is None else address)
-        if boot_info is None:
-            pc = Firmware.pc(parse_size(memory or "128M"), amd_hole=amd_hole)
-            state = load(image, config, pc)
-        else:
-            if memory is not None or amd_hole:
-                raise BootError("--boot-info decides on the memory: leave out --memory, --amd-hole")
-            state = load(image, config, _printout(boot_info))
-        report = None
-        if not no_run:
-            report = run_booted(
-                state,
-                seconds=seconds,
-                instructions=instructions,
-                success_exit_code=success_exit_code,
-                engine=engine,
-            )
+        answer = boot_kernel(request) if no_run else isolated(boot_kernel, request)
     except InputError as error:
         raise _BadInput(str(error)) from None
     except EngineError as error:
         raise _EngineTrouble(str(error)) from None
-    if as_json:
-        click.echo(json.dumps(_json(state, report, tables=tables)))
+    click.echo(answer.text)
+    ctx.exit(1 if answer.failed else 0)
+
+
+@dataclass(frozen=True, slots=True)
+class _Request:
+    """What the worker process is asked for."""
+
+    kernel: Path
+    address: int
+    options: dict[str, Any]
+    cargo_toml: Path | None
+    memory: str | None
+    amd_hole: bool
+    boot_info: Path | None
+    run: dict[str, Any] | None
+    tables: bool
+    as_json: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    """What comes back from the worker process."""
+
+    text: str
+    failed: bool
+
+
+def boot_kernel(request: _Request) -> _Answer:
+    """Load and run a kernel in this process, and report.
+
+    :raises InputError: when it cannot be booted
+    :raises EngineError: when the engine is missing, or breaks
+    """
+    config = BootConfig() if request.cargo_toml is None else read_cargo_toml(request.cargo_toml)
+    config = dataclasses.replace(config, **request.options)
+    image = read_kernel(request.kernel, address=request.address)
+    if request.boot_info is None:
+        pc = Firmware.pc(parse_size(request.memory or "128M"), amd_hole=request.amd_hole)
+        state = load(image, config, pc)
     else:
-        click.echo(_report(state, report, tables=tables))
-    ctx.exit(1 if report is not None and report.failed else 0)
+        if request.memory is not None or request.amd_hole:
+            raise BootError("--boot-info decides on the memory: leave out --memory, --amd-hole")
+        state = load(image, config, _printout(request.boot_info))
+    report = None if request.run is None else run_booted(state, **request.run)
+    if request.as_json:
+        text = json.dumps(_json(state, report, tables=request.tables))
+    else:
+        text = _report(state, report, tables=request.tables)
+    return _Answer(text, failed=report is not None and report.failed)
 
 
 def _printout(path: Path) -> BootInfo:

@@ -33,7 +33,7 @@ def started(*arguments: str | Path) -> dict[str, object]:
 
 
 def refused(*arguments: str | Path) -> str:
-    result = invoke(*arguments)
+    result = invoke("--no-run", *arguments)
     assert result.exit_code == 2
     assert result.exception is None or isinstance(result.exception, SystemExit)
     assert "Traceback" not in result.output

@@ -11,6 +11,7 @@ from click.testing import CliRunner
 from harness.boot import BootConfig, BootInfo, flat_kernel, load, read_kernel
 from harness.boot.command import boot
 from harness.boot.run import RunReport, page_fault_report, run_booted
+from harness.errors import EngineBroken
 
 HALT = b"\xf4"
 SPIN = b"\xeb\xfe"
@@ -143,7 +144,21 @@ def test_the_command_runs_kernels(tmp_path: Path) -> None:
     assert result.exit_code == 1
     run = json.loads(result.output)["run"]
     assert (run["ending"], run["serial"], run["failed"]) == ("exit", "ok", True)
-    assert CliRunner().invoke(boot, [str(path), "--engine", "abacus"]).exit_code == 2
+    refused = CliRunner().invoke(boot, [str(path), "--engine", "abacus"])
+    assert refused.exit_code == 2
+    assert refused.output == "Error: the engine must be one of unicorn, not 'abacus'\n"
+
+
+def test_the_command_says_3_when_the_engine_dies(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def dies(*_: object) -> None:
+        raise EngineBroken("the worker died of SIGABRT while running boot_kernel")
+
+    monkeypatch.setattr("harness.boot.command.isolated", dies)
+    result = CliRunner().invoke(boot, [str(assembled(tmp_path, TALK))])
+    assert result.exit_code == 3
+    assert result.output == "Error: the worker died of SIGABRT while running boot_kernel\n"
 
 
 def test_the_command_shows_the_tables_at_the_end(tmp_path: Path) -> None:
