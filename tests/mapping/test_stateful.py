@@ -3,7 +3,7 @@
 Each trick works on tables of its own in a memory of its own. The same operation is asked of all;
 all must give the same answer or the same error, their tables must map the same addresses in the
 same way, as `walk` sees them, and every frame that is given out must be a page table. At the end
-the CPU is asked too, where an engine is there.
+the CPU is asked of every page, by reads, writes and fetches.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -22,10 +24,12 @@ from hypothesis.stateful import (
     invariant,
     multiple,
     rule,
+    run_state_machine_as_test,
 )
 
 from harness.address import Page, PageSize, PhysAddr, PhysFrame, VirtAddr
 from harness.cpu import CpuState
+from harness.engine import open_engine
 from harness.entry import PageTableFlags
 from harness.frames import EmptyFrameAllocator
 from harness.mapping import (
@@ -35,7 +39,8 @@ from harness.mapping import (
     TranslateResult,
 )
 from harness.mapping.flavours import Flavour, Lab, set_up
-from harness.walk import walk
+from harness.outcome import UNKNOWN_PA, AccessKind, Outcome
+from harness.walk import bulk, walk
 
 P = PageTableFlags.PRESENT
 W = PageTableFlags.WRITABLE
@@ -52,7 +57,7 @@ LEAF_FLAGS = st.builds(
     st.sampled_from([0, 2, 4, 6, 1 << 8, 1 << 9, 1 << 63, 1 << 63 | 2]),
 )
 TABLE_FLAGS = st.sampled_from([P, P | W, P | W | PageTableFlags.USER_ACCESSIBLE])
-RAM = 8 << 20
+RAM, TABLES = 8 << 20, 1 << 20
 
 
 @dataclass(frozen=True)
@@ -91,7 +96,7 @@ class AllTricks(RuleBasedStateMachine):
     @initialize()
     def boot(self) -> None:
         cpu = CpuState(cr4=0x20 if self.levels == 4 else 0x1020)
-        self.labs = [set_up(flavour, cpu=cpu, ram=RAM) for flavour in Flavour]
+        self.labs = [set_up(flavour, cpu=cpu, ram=RAM, table_memory=TABLES) for flavour in Flavour]
         for lab in self.labs:
             # What the tricks need differs, but all may make the same number of new tables.
             while lab.frames.free > 40:
@@ -152,7 +157,7 @@ class AllTricks(RuleBasedStateMachine):
         target=pages,
         base=st.sampled_from(BASES),
         start=st.integers(0, 600),
-        count=st.integers(0, 1100),
+        count=st.sampled_from([0, 1, 2, 7, 60, 513, 520]),
         target_start=st.sampled_from([0, 1, 512, 513, 7 << 18]),
         flags=LEAF_FLAGS,
         largest=SIZES,
@@ -178,14 +183,17 @@ class AllTricks(RuleBasedStateMachine):
         while va < end:
             found = self.labs[0].mapper.translate(va)
             assert isinstance(found, TranslateResult.Mapped)
-            page = self.page(self.place(va), found.frame.size)
-            self.mapped[page] = found.frame, flags
             assert found.address == PhysAddr(pa)
             assert found.frame.size <= largest
+            page = Page(VirtAddr(va, self.levels), found.frame.size)
+            self.mapped[page] = found.frame, flags
             new.append(page)
             va += found.frame.size
             pa += found.frame.size
-        return multiple(*new[:3])
+        # Not every page of a long range is looked at after every step.
+        some = [*new[:2], *new[-1:]]
+        self.touched |= {int(page.start_address) for page in some}
+        return multiple(*some)
 
     @rule(page=consumes(pages))
     def unmap(self, page: Page) -> None:
@@ -247,7 +255,8 @@ class AllTricks(RuleBasedStateMachine):
         for va in sorted(getattr(self, "touched", ())):
             first, *others = [self.seen(lab, va) for lab in self.labs]
             assert all(other == first for other in others)
-            page = next((page for page in self.mapped if VirtAddr(va, self.levels) in page), None)
+            around = [Page.containing_address(VirtAddr(va, self.levels), size) for size in PageSize]
+            page = next((page for page in around if page in self.mapped), None)
             if page is None:
                 assert first[0] is None
             else:
@@ -269,13 +278,32 @@ class AllTricks(RuleBasedStateMachine):
         return result.address, int(result.flags & ~(HUGE | AD)), found.rights
 
     def teardown(self) -> None:
-        for lab in getattr(self, "labs", []):
-            for page in list(self.mapped):
-                assert ask(lambda lab=lab, page=page: lab.mapper.unmap(page)).kind == "frame"  # type: ignore[misc]
+        labs = getattr(self, "labs", [])
+        for lab in labs:
+            self.ask_the_cpu(lab)
+        for page in list(self.mapped) if labs else []:
+            self.unmap(page)
+        for lab in labs:
             lab.mapper.clean_up(lab.frames).flush_all()
             assert lab.frames.allocated == len(list(lab.boot.tables())) + self.lost[lab.flavour]
             for va in self.touched:
                 assert lab.mapper.translate_addr(va) is None
+
+    def ask_the_cpu(self, lab: Lab) -> None:
+        """Hold what walk says of every page against an engine's probes."""
+        pages = {int(page.start_address) for page in self.mapped}
+        vas = np.array(sorted(pages | self.touched), np.uint64)
+        with open_engine(lab.memory) as engine:
+            for kind in AccessKind:
+                if engine.unsupported(lab.space.cpu, kind) is not None or not len(vas):
+                    continue
+                predicted = bulk(lab.memory, lab.space.cpu, vas, kind)
+                observed = engine.probe_many(lab.space.cpu, vas, kind)
+                assert observed.outcome.tolist() == predicted.outcome.tolist()
+                faults = predicted.outcome == Outcome.PAGE_FAULT.code
+                assert (observed.error_code == predicted.error_code)[faults].all()
+                known = ~faults & (observed.pa != np.uint64(UNKNOWN_PA))
+                assert (observed.pa == predicted.pa)[known].all()
 
 
 class AllTricks5(AllTricks):
@@ -284,7 +312,18 @@ class AllTricks5(AllTricks):
     levels = 5
 
 
-TestAllTricks = AllTricks.TestCase
-TestAllTricks.settings = settings(max_examples=25, stateful_step_count=20, deadline=None)
-TestAllTricks5 = AllTricks5.TestCase
-TestAllTricks5.settings = settings(max_examples=12, stateful_step_count=20, deadline=None)
+def run(machine: type[AllTricks], examples: int) -> None:
+    run_state_machine_as_test(
+        machine, settings=settings(max_examples=examples, stateful_step_count=20, deadline=None)
+    )
+
+
+@pytest.mark.parametrize("machine", [AllTricks, AllTricks5])
+def test_all_tricks_at_once(machine: type[AllTricks]) -> None:
+    run(machine, 8)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("machine", [AllTricks, AllTricks5])
+def test_all_tricks_at_once_for_longer(machine: type[AllTricks]) -> None:
+    run(machine, 200)
