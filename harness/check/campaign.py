@@ -27,6 +27,7 @@ from harness.check.known import Verdict, judge
 from harness.check.shrink import shrink
 from harness.engine import Engine, open_engine
 from harness.memory import PhysicalMemory
+from harness.outcome import Observation
 from harness.walk import Walk, walk
 
 __all__ = ["Bench", "Campaign", "exercised", "run_campaign"]
@@ -90,7 +91,7 @@ class Bench:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def ask(self, case: Case) -> tuple[Walk, Verdict]:
+    def ask(self, case: Case) -> tuple[Walk, Observation, Verdict]:
         """Ask one case of the walker and of the engine, and leave the memory as it was.
 
         :param case: its RAM must be the bench's.
@@ -110,7 +111,7 @@ class Bench:
         finally:
             for address in case.memory:
                 memory.write_u64(address, 0)
-        return prediction, verdict
+        return prediction, seen, verdict
 
     def shrink(self, difference: Difference) -> Difference:
         """Return the same difference on the smallest case that shows it.
@@ -122,7 +123,7 @@ class Bench:
 
         def differs(case: Case) -> bool:
             nonlocal found
-            _, verdict = self.ask(case)
+            _, _, verdict = self.ask(case)
             same = (
                 verdict.judgement is Judgement.DIVERGE
                 and verdict.difference is not None
@@ -157,7 +158,7 @@ def run_campaign(
     kinds: set[tuple[object, ...]] = set()
     with Bench(ram, engine) as bench:
         for case in cases:
-            prediction, verdict = bench.ask(case)
+            prediction, _, verdict = bench.ask(case)
             result.cases += 1
             result.judgements[verdict.judgement] += 1
             result.rules.update(exercised(prediction))

@@ -1,0 +1,1 @@
+"""The commands of ``harness.cli``, one a file."""

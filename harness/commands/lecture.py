@@ -1,0 +1,78 @@
+"""``harness lecture``: the lecture on page tables, each approach proved on the CPU."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from harness.lecture import Report
+
+__all__ = ["lecture", "tell_chapter"]
+
+
+@click.command()
+@click.argument("chapters", nargs=-1, metavar="[CHAPTER]...")
+@click.option("--list", "listed", is_flag=True, help="List the chapters.")
+@click.option("--code", is_flag=True, help="Print the kernels' code too.")
+@click.option("--pause", is_flag=True, help="Wait for a key after each chapter.")
+@click.option("--engine", default="unicorn", show_default=True, help="The CPU.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def lecture(
+    chapters: tuple[str, ...],
+    *,
+    listed: bool,
+    code: bool,
+    pause: bool,
+    engine: str,
+    as_json: bool,
+) -> None:
+    """Walk through the lecture "Page Tables", or only through some CHAPTERs of it.
+
+    Each chapter shows what the lecture says, a diagram of the tables that are in memory, the
+    kernel that proves the claim, and what the CPU said when it ran just now. Exit code 1 means
+    that a claim did not hold.
+    """
+    from harness.lecture import CHAPTERS, find_chapter
+    from harness.lecture.render import make_console, print_list, print_report
+
+    names = [find_chapter(name).name for name in chapters] or list(CHAPTERS)
+    if listed:
+        if as_json:
+            click.echo(json.dumps([{"chapter": n, "title": CHAPTERS[n].title} for n in names]))
+        else:
+            print_list(make_console(), [(name, CHAPTERS[name].title) for name in names])
+        return
+    numbers = {name: number for number, name in enumerate(CHAPTERS, 1)}
+    reports = []
+    for name in names:
+        report = _told(name, engine)
+        reports.append(report)
+        if not as_json:
+            print_report(make_console(), report, code=code, number=numbers[name])
+            if pause and name != names[-1]:
+                click.pause()
+    passed = all(report.passed for report in reports)
+    if as_json:
+        chapters_json = [report.to_json() for report in reports]
+        click.echo(json.dumps({"chapters": chapters_json, "passed": passed}))
+    if not passed:
+        raise SystemExit(1)
+
+
+def tell_chapter(name: str, engine: str) -> Report:
+    """Tell a chapter in this process.
+
+    :raises InputError: when there is none of that name.
+    """
+    from harness.lecture import find_chapter, tell
+
+    return tell(find_chapter(name), engine=engine)
+
+
+def _told(name: str, engine: str) -> Report:
+    from harness.isolate import isolated
+
+    return isolated(tell_chapter, name, engine)
