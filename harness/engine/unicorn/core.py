@@ -22,7 +22,15 @@ from harness.engine.unicorn.library import FLUSH_TLB, LIB
 from harness.errors import EngineError
 from harness.memory import PhysicalMemory
 
-__all__ = ["Core", "Layout", "SCRATCH_SIZE", "Scratch", "slot_base", "unsupported_state"]
+__all__ = [
+    "Core",
+    "Layout",
+    "SCRATCH_SIZE",
+    "Scratch",
+    "slot_base",
+    "unsupported_control",
+    "unsupported_state",
+]
 
 PHYSICAL_BITS = 40
 """unicorn 2.1.4: MAXPHYADDR is 40 on every CPU model (facts.md 8)."""
@@ -39,8 +47,8 @@ _NOT_IMPLEMENTED = (
 _TF = 1 << 8
 
 
-def unsupported_state(cpu: CpuState) -> str | None:
-    """Say why this engine cannot hold a CPU state, or None when it can."""
+def unsupported_control(cpu: CpuState) -> str | None:
+    """Say which of a CPU's features this engine does not have, or None when it has them all."""
     for bit, name in _NOT_IMPLEMENTED:
         if cpu.cr4 & bit:
             return f"Unicorn does not implement {name} (CR4 = {cpu.cr4:#x})"
@@ -48,6 +56,14 @@ def unsupported_state(cpu: CpuState) -> str | None:
         return f"Unicorn's MAXPHYADDR is {PHYSICAL_BITS}, not {cpu.maxphyaddr}"
     if not cpu.features.pdpe1gb:
         return "Unicorn always has 1 GiB pages; a CPU without them cannot be run"
+    return None
+
+
+def unsupported_state(cpu: CpuState) -> str | None:
+    """Say why this engine cannot probe in a CPU state, or None when it can."""
+    reason = unsupported_control(cpu)
+    if reason is not None:
+        return reason
     if cpu.rflags & _TF:
         return "a probe cannot run with RFLAGS.TF set"
     return None

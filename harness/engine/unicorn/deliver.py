@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from unicorn import UC_PROT_READ, UC_PROT_WRITE
 from unicorn import x86_const as x86
 
+from harness.address import is_canonical
 from harness.engine.run import PAGE_FAULT, Event, vector_name
 from harness.engine.unicorn.core import Core
 from harness.errors import NoMemory
@@ -28,6 +29,7 @@ _LMA_CS64 = 1 << 14 | 1 << 15
 """unicorn 2.1.4: hflags bits of long mode and of a 64-bit code segment."""
 _MASK = (1 << 64) - 1
 _IDT = 2
+_LA57 = 1 << 12
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,12 +37,15 @@ class Pending:
     """An exception that waits to be delivered.
 
     ``software`` is an ``int n``: its gate must allow the CPL, and it is never part of a double
-    fault.
+    fault. ``origin`` is the address of that instruction, which a second exception returns to.
+    ``trap`` is an exception that comes after its instruction, which needs no RF to go on.
     """
 
     vector: int
     error_code: int | None = None
     software: bool = False
+    trap: bool = False
+    origin: int | None = None
 
 
 class _Second(Exception):
@@ -78,6 +83,8 @@ def deliver(core: Core, first: Pending) -> tuple[list[Event], bool]:
             events.append(replace(event, note=second.why))
             if pending.vector == _DOUBLE_FAULT:
                 return events, False
+            if pending.origin is not None:
+                rip = pending.origin
             pending = _after(pending, second)
             continue
         events.append(replace(event, handler=handler))
@@ -164,13 +171,14 @@ def _enter(core: Core, pending: Pending, cpl: int, rip: int) -> int:
     supervisor = _Supervisor(core)
     try:
         gate = _gate(core, supervisor, pending, cpl)
-        target, conforming = _code_segment(core, supervisor, gate.selector, cpl)
+        external = _external(pending)
+        target, conforming = _code_segment(core, supervisor, gate.selector, cpl, external)
         new_cpl = cpl if conforming else target
         rsp = core.q[core.at.registers // 8 + 4]
         if gate.ist or new_cpl < cpl:
-            rsp = _tss_stack(core, supervisor, gate.ist, new_cpl)
+            rsp = _tss_stack(core, supervisor, gate.ist, new_cpl, external)
         flags = int(core.uc.reg_read(x86.UC_X86_REG_EFLAGS)) & ~_AC | supervisor._flags & _AC
-        is_fault = not pending.software and pending.vector not in (1, 3, 4)
+        is_fault = not (pending.software or pending.trap)
         frame = [
             int(core.uc.reg_read(x86.UC_X86_REG_SS)),
             core.q[core.at.registers // 8 + 4],
@@ -186,8 +194,13 @@ def _enter(core: Core, pending: Pending, cpl: int, rip: int) -> int:
             supervisor.write(rsp, data, "the stack")
         except _Second as second:
             if second.vector == _PROTECTION:
-                raise _Second(_STACK, 0, second.why) from None
+                raise _Second(_STACK, external, second.why) from None
             raise
+        levels = 5 if core.uc.reg_read(x86.UC_X86_REG_CR4) & _LA57 else 4
+        if not is_canonical(gate.offset, levels):
+            raise _Second(
+                _PROTECTION, external, f"the gate's handler {gate.offset:#x} is not canonical"
+            )
     except _Second:
         supervisor.restore()
         raise
@@ -207,6 +220,11 @@ def _enter(core: Core, pending: Pending, cpl: int, rip: int) -> int:
     return gate.offset
 
 
+def _external(pending: Pending) -> int:
+    """Give EXT of an error code: delivery failed, and no instruction had asked for it."""
+    return 0 if pending.software else 1
+
+
 @dataclass(frozen=True, slots=True)
 class _Gate:
     offset: int
@@ -218,8 +236,7 @@ class _Gate:
 def _gate(core: Core, supervisor: _Supervisor, pending: Pending, cpl: int) -> _Gate:
     """Read and judge the IDT's gate (SDM 3A 6.14.1)."""
     name = vector_name(pending.vector)
-    external = 0 if pending.software else 1
-    code = pending.vector << 3 | _IDT | external
+    code = pending.vector << 3 | _IDT | _external(pending)
     _, base, limit, _ = core.uc.reg_read(x86.UC_X86_REG_IDTR)
     if pending.vector * 16 + 15 > limit:
         raise _Second(_PROTECTION, code, f"the IDT, limit {limit:#x}, has no gate for {name}")
@@ -238,11 +255,13 @@ def _gate(core: Core, supervisor: _Supervisor, pending: Pending, cpl: int) -> _G
     return _Gate(high << 32 | middle << 16 | low, selector, ist & 7, kind & 0xF == 0xE)
 
 
-def _code_segment(core: Core, supervisor: _Supervisor, selector: int, cpl: int) -> tuple[int, bool]:
+def _code_segment(
+    core: Core, supervisor: _Supervisor, selector: int, cpl: int, external: int
+) -> tuple[int, bool]:
     """Read and judge the handler's code segment; return its DPL and whether it conforms."""
-    code = selector & ~3
-    if not code:
-        raise _Second(_PROTECTION, 0, "the gate's code selector is null")
+    code = selector & ~3 | external
+    if not selector & ~3:
+        raise _Second(_PROTECTION, external, "the gate's code selector is null")
     _, base, limit, _ = core.uc.reg_read(x86.UC_X86_REG_GDTR)
     if selector & 4 or (selector | 7) > limit:
         raise _Second(_PROTECTION, code, f"the GDT has no descriptor for selector {selector:#x}")
@@ -256,13 +275,15 @@ def _code_segment(core: Core, supervisor: _Supervisor, selector: int, cpl: int) 
     return dpl, bool(access & 4)
 
 
-def _tss_stack(core: Core, supervisor: _Supervisor, ist: int, cpl: int) -> int:
+def _tss_stack(core: Core, supervisor: _Supervisor, ist: int, cpl: int, external: int) -> int:
     """Read a stack pointer from the TSS (SDM 3A 8.7)."""
     selector, base, limit, _ = core.uc.reg_read(x86.UC_X86_REG_TR)
     at = 36 + 8 * (ist - 1) if ist else 4 + 8 * cpl
     name = f"IST{ist}" if ist else f"RSP{cpl}"
     if at + 7 > limit:
         raise _Second(
-            _INVALID_TSS, selector & ~3, f"the TSS, limit {limit:#x}, does not hold {name}"
+            _INVALID_TSS,
+            selector & ~3 | external,
+            f"the TSS, limit {limit:#x}, does not hold {name}",
         )
     return int.from_bytes(supervisor.read(base + at, 8, f"the TSS's {name}"), "little")

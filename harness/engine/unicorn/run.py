@@ -15,25 +15,35 @@ from unicorn import (
     UC_HOOK_INSN,
     UC_HOOK_INTR,
     UC_HOOK_MEM_UNMAPPED,
+    UC_PROT_EXEC,
+    UC_QUERY_TIMEOUT,
     Uc,
     UcError,
 )
 from unicorn import x86_const as x86
 
+from harness.address import is_canonical
 from harness.cpu import CpuFeatures, CpuState
 from harness.engine.run import REGISTERS, Budget, Ending, Event, Exit, Start
-from harness.engine.unicorn.core import Core, Layout, Scratch, unsupported_state
+from harness.engine.unicorn.core import Core, Layout, Scratch, unsupported_control
 from harness.engine.unicorn.deliver import WITH_ERROR_CODE, Pending, deliver
+from harness.engine.unicorn.stack import through_stack
 from harness.errors import CpuStateError, InputError, NoMemory
 from harness.memory import PhysicalMemory
 
 __all__ = ["Runner"]
 
 _NOWHERE = 1 << 63
-_INVALID_OPCODE = 6
+_DEBUG_EXCEPTION, _BREAKPOINT, _INVALID_OPCODE, _STACK_FAULT, _PROTECTION = 1, 3, 6, 12, 13
+_INT3, _ICEBP = b"\xcc", b"\xf1"
+_SINGLE_STEP = 1 << 14
+"""Of DR6 (BS): the trap that RFLAGS.TF asked for, not the fault of a breakpoint."""
+_LONGEST_INSTRUCTION = 15
 _EFER, _STAR, _LSTAR, _FMASK = 0xC000_0080, 0xC000_0081, 0xC000_0082, 0xC000_0084
 _LMA, _SCE = 1 << 10, 1 << 0
 _RF = 1 << 16
+_PAE, _LA57, _CS64 = 1 << 5, 1 << 12, 1 << 15
+_PAGING, _PROTECTED = 1 << 31, 1 << 0
 _PROTECTED_MODE = 0xB0
 """unicorn 2.1.4: hflags of 32-bit code and stack in protected mode."""
 _FLAT_STACK = 0x00CF_9300
@@ -63,6 +73,7 @@ class Runner:
         uc.hook_add(UC_HOOK_INSN, self._on_in, aux1=x86.UC_X86_INS_IN)
         uc.hook_add(UC_HOOK_INSN, self._on_out, aux1=x86.UC_X86_INS_OUT)
         uc.hook_add(UC_HOOK_INSN, self._on_syscall, aux1=x86.UC_X86_INS_SYSCALL)
+        uc.hook_add(UC_HOOK_INSN, self._on_sysenter, aux1=x86.UC_X86_INS_SYSENTER)
         self._reset()
 
     def close(self) -> None:
@@ -72,7 +83,9 @@ class Runner:
     def _reset(self) -> None:
         self._pending: Pending | None = None
         self._syscall = False
+        self._sysenter: int | None = None
         self._no_memory: tuple[int, str] | None = None
+        self._judged: dict[str, int] = {}
         self._exit_code: int | None = None
         self._serial = bytearray()
         self._debug = bytearray()
@@ -82,6 +95,8 @@ class Runner:
         self._counted: int | None = None
         self._limit = 0
         self._features = CpuFeatures()
+        self._levels = 0
+        """Of page tables; 0 until the guest is in long mode."""
 
     def run(self, start: Start, budget: Budget) -> Exit:
         """Run from a start until the guest ends, or its budget does.
@@ -107,18 +122,22 @@ class Runner:
         uc = core.uc
         if start.cpu is None:
             core.power_on()
-            uc.reg_write(x86.UC_X86_REG_MSR, (_EFER, 0))
-            uc.reg_write(x86.UC_X86_REG_CR4, 0)
+            # unicorn 2.1.4: a new CPU has EFER.LMA, and only leaving paging takes it away.
+            uc.reg_write(x86.UC_X86_REG_CR4, _PAE)
+            uc.reg_write(x86.UC_X86_REG_CR0, _PAGING | _PROTECTED)
             uc.reg_write(x86.UC_X86_REG_CR0, 0x11)
+            uc.reg_write(x86.UC_X86_REG_CR4, 0)
+            uc.reg_write(x86.UC_X86_REG_MSR, (_EFER, 0))
             core.save()
             hflags = core.d[core.at.hflags // 4]
             core.d[core.at.hflags // 4] = hflags & ~_MODE_BITS | _PROTECTED_MODE
             core.d[core.at.stack_flags // 4] = _FLAT_STACK
         else:
-            reason = unsupported_state(start.cpu)
+            reason = unsupported_control(start.cpu)
             if reason is not None:
                 raise InputError(reason)
             self._features = start.cpu.features
+            self._levels = start.cpu.levels
             core.state[:] = core.template(start.cpu)
         core.restore()
         core.flush()
@@ -152,6 +171,11 @@ class Runner:
             except UcError as error:
                 self._failed(error)
             rip = int(uc.reg_read(x86.UC_X86_REG_RIP))
+            if self._sysenter is not None:
+                raise _Ended(
+                    Ending.UNSUPPORTED,
+                    f"sysenter at {self._sysenter:#x} is not executed by this engine",
+                )
             if self._exit_code is not None:
                 raise _Ended(Ending.EXIT, f"it wrote to the exit port: exit code {self._exit_code}")
             if self._pending is not None:
@@ -163,7 +187,7 @@ class Runner:
                 raise _Ended(Ending.INSTRUCTIONS, f"it still ran after {self._limit} instructions")
             elif rip == stop:
                 raise _Ended(Ending.STOP, f"it reached {rip:#x}")
-            elif time.monotonic() < deadline:
+            elif not uc.query(UC_QUERY_TIMEOUT):
                 raise _Ended(Ending.HALT, f"it halted at {rip:#x}")
 
     def _failed(self, error: UcError) -> None:
@@ -172,6 +196,9 @@ class Runner:
             raise _Ended(Ending.NO_MEMORY, f"it tried to {how} physical address {pa:#x}, not RAM")
         if error.errno == UC_ERR_INSN_INVALID:
             self._pending = Pending(_INVALID_OPCODE)
+            if self._code(self._rip(), 1) == _ICEBP:  # unicorn 2.1.4 does not know it
+                self._move(self._rip() + 1)
+                self._pending = Pending(_DEBUG_EXCEPTION, trap=True)
             return
         raise _Ended(Ending.UNSUPPORTED, f"Unicorn stopped with an error of its own: {error}")
 
@@ -182,6 +209,19 @@ class Runner:
                 Ending.UNSUPPORTED,
                 f"exception {pending.vector} came before long mode, where none is delivered",
             )
+        control = self._control()
+        if control != self._judged:
+            self._judge(control)
+            self._judged = control
+        rip, levels = self._rip(), 5 if control["cr4"] & _LA57 else 4
+        if not is_canonical(rip, levels):
+            raise _Ended(
+                Ending.UNSUPPORTED,
+                f"it went to {rip:#x}, not canonical: a CPU raises #GP at the instruction that "
+                "goes there, and Unicorn only behind it",
+            )
+        if pending.vector == _PROTECTION and pending.error_code == 0:
+            pending = self._stack_fault(pending, rip, levels)
         try:
             events, entered = deliver(self._core, pending)
         except NoMemory as error:
@@ -193,6 +233,35 @@ class Runner:
         if not entered:
             raise _Ended(Ending.SHUTDOWN, "a triple fault: no handler could be entered")
 
+    def _stack_fault(self, pending: Pending, rip: int, levels: int) -> Pending:
+        """Make #SS of a #GP whose access went through SS."""
+        core = self._core
+        core.save()
+        if not core.d[core.at.hflags // 4] & _CS64:
+            return pending
+
+        def register(name: str) -> int | None:
+            return int(core.uc.reg_read(_REGISTER[name])) if name in _REGISTER else None
+
+        code = self._code(rip, _LONGEST_INSTRUCTION)
+        if through_stack(code, rip, register, levels):
+            return Pending(_STACK_FAULT, 0)
+        return pending
+
+    def _code(self, rip: int, size: int) -> bytes:
+        """Read what the CPU has just fetched; less, where the next page is not there."""
+        uc, found = self._core.uc, b""
+        cr2 = uc.reg_read(x86.UC_X86_REG_CR2)  # a translation that fails overwrites it
+        while size:
+            pa = self._core.translate(rip, UC_PROT_EXEC)
+            count = min(size, 0x1000 - (rip & 0xFFF))
+            if pa is None or not self._memory.contains(pa, count):
+                break
+            found += self._memory.read(pa, count)
+            rip, size = rip + count, size - count
+        uc.reg_write(x86.UC_X86_REG_CR2, cr2)
+        return found
+
     def _note(self, events: list[Event]) -> None:
         self._events += events
         if len(self._events) > _KEPT_EVENTS:
@@ -202,10 +271,10 @@ class Runner:
     def _enter_kernel(self, rip: int) -> None:
         """Do what ``syscall`` does (SDM 2B): Unicorn 2.1.4 executes it as a no-op."""
         uc, core = self._core.uc, self._core
-        if not uc.reg_read(x86.UC_X86_REG_MSR, _EFER) & _SCE:
-            core.save()
-            core.q[core.at.rip // 8] = rip - 2
-            core.restore()
+        core.save()
+        in_64_bit = core.d[core.at.hflags // 4] & _CS64
+        if not in_64_bit or not uc.reg_read(x86.UC_X86_REG_MSR, _EFER) & _SCE:
+            self._move(rip - 2)
             self._deliver(Pending(_INVALID_OPCODE))
             return
         flags = int(uc.reg_read(x86.UC_X86_REG_EFLAGS))
@@ -224,18 +293,29 @@ class Runner:
         core.d[core.at.hflags // 4] &= ~3
         core.restore()
 
-    def _end(self, ending: Ending, detail: str) -> Exit:
-        uc, core = self._core.uc, self._core
-        core.save()
-        control = {
+    def _control(self) -> dict[str, int]:
+        uc = self._core.uc
+        return {
             "cr0": int(uc.reg_read(x86.UC_X86_REG_CR0)),
-            "cr2": int(uc.reg_read(x86.UC_X86_REG_CR2)),
             "cr3": int(uc.reg_read(x86.UC_X86_REG_CR3)),
             "cr4": int(uc.reg_read(x86.UC_X86_REG_CR4)),
             "efer": int(uc.reg_read(x86.UC_X86_REG_MSR, _EFER)),
         }
-        cpl = core.d[core.at.hflags // 4] & 3
-        rflags = int(uc.reg_read(x86.UC_X86_REG_EFLAGS))
+
+    def _judge(
+        self, control: dict[str, int], *, rflags: int = 2, pkru: int = 0, cpl: int = 0
+    ) -> CpuState | None:
+        """Return the CPU's state, None outside long mode.
+
+        Unicorn 2.1.4 lets a guest load what a CPU refuses with #GP, and bits whose feature it does
+        not have: what follows would not be what a CPU does.
+
+        :raises _Ended: when that has happened
+        """
+        if not control["efer"] & _LMA:
+            if self._levels:
+                raise _Ended(Ending.UNSUPPORTED, "it left long mode, which is not modelled")
+            return None
         try:
             cpu = CpuState(
                 cr0=control["cr0"],
@@ -243,12 +323,37 @@ class Runner:
                 cr4=control["cr4"],
                 efer=control["efer"],
                 rflags=rflags,
-                pkru=core.d[core.at.pkru // 4],
+                pkru=pkru,
                 cpl=cpl,
                 features=self._features,
             )
-        except CpuStateError:
-            cpu = None
+        except CpuStateError as error:
+            raise _Ended(
+                Ending.UNSUPPORTED,
+                f"it loaded control registers that a CPU refuses, and Unicorn does not: {error}",
+            ) from None
+        reason = unsupported_control(cpu)
+        if reason is not None:
+            raise _Ended(Ending.UNSUPPORTED, f"it turned on what is not there: {reason}")
+        if self._levels not in (0, cpu.levels):
+            raise _Ended(
+                Ending.UNSUPPORTED,
+                "it changed CR4.LA57 in long mode, which a CPU refuses, and Unicorn does not",
+            )
+        self._levels = cpu.levels
+        return cpu
+
+    def _end(self, ending: Ending, detail: str) -> Exit:
+        uc, core = self._core.uc, self._core
+        core.save()
+        cpl = core.d[core.at.hflags // 4] & 3
+        rflags = int(uc.reg_read(x86.UC_X86_REG_EFLAGS))
+        control = self._control()
+        try:
+            cpu = self._judge(control, rflags=rflags, pkru=core.d[core.at.pkru // 4], cpl=cpl)
+        except _Ended as ended:
+            ending, detail, cpu = ended.ending, ended.detail, None
+        control["cr2"] = int(uc.reg_read(x86.UC_X86_REG_CR2))
         return Exit(
             ending=ending,
             detail=detail,
@@ -256,7 +361,7 @@ class Runner:
             rflags=rflags,
             cpl=cpl,
             registers={name: int(uc.reg_read(_REGISTER[name])) for name in REGISTERS},
-            control=control,
+            control=dict(sorted(control.items())),
             events=tuple(self._events),
             dropped=self._dropped,
             serial=bytes(self._serial),
@@ -269,6 +374,12 @@ class Runner:
     def _rip(self) -> int:
         return int(self._core.uc.reg_read(x86.UC_X86_REG_RIP))
 
+    def _move(self, rip: int) -> None:
+        core = self._core
+        core.save()
+        core.q[core.at.rip // 8] = rip
+        core.restore()
+
     # Hooks.
 
     def _on_exception(self, uc: Uc, vector: int, _data: Any) -> None:
@@ -278,8 +389,21 @@ class Runner:
         error_code = None
         if vector in WITH_ERROR_CODE and not software:
             error_code = core.d[core.at.error_code // 4]
-        self._pending = Pending(vector, error_code, software)
+        self._pending = Pending(
+            vector,
+            error_code,
+            software,
+            trap=vector == _DEBUG_EXCEPTION and bool(self._dr6() & _SINGLE_STEP),
+            origin=self._origin(vector, core.q[core.at.rip // 8]) if software else None,
+        )
         uc.emu_stop()
+
+    def _origin(self, vector: int, after: int) -> int:
+        """Return the address of the ``int3`` or ``int n`` that ends at an address."""
+        return after - (1 if vector == _BREAKPOINT and self._code(after - 1, 1) == _INT3 else 2)
+
+    def _dr6(self) -> int:
+        return int(self._core.uc.reg_read(x86.UC_X86_REG_DR6))
 
     def _on_no_memory(
         self, _uc: Uc, kind: int, pa: int, _size: int, _value: int, _data: Any
@@ -295,6 +419,10 @@ class Runner:
 
     def _on_syscall(self, uc: Uc, _data: Any) -> None:
         self._syscall = True
+        uc.emu_stop()
+
+    def _on_sysenter(self, uc: Uc, _data: Any) -> None:
+        self._sysenter = self._rip()
         uc.emu_stop()
 
     def _on_in(self, _uc: Uc, port: int, size: int, _data: Any) -> int:
