@@ -99,60 +99,55 @@ def isolated_all(
     workers: int = 2,
     seconds: float | None = None,
 ) -> Iterator[Progress | Ended]:
-    """Make calls in processes of their own, and tell what happens as it happens.
+    """Make calls in other processes, and tell what happens as it happens.
 
-    Each call ends with one :class:`Ended`; one that dies does not disturb the others. Leaving the
-    iterator early ends the processes that are still running.
+    Each call ends with one :class:`Ended`. A process makes one call after another, until one kills
+    it; that call is then told to have died, and the next gets a new process. Leaving the iterator
+    early ends the processes that are still running.
 
     :param calls: function, arguments, keyword arguments of each.
-    :param workers: how many run at a time.
-    :param seconds: how long each may take; then it is ended, as an EngineBroken.
+    :param workers: how many processes.
+    :param seconds: how long each call may take; then it is ended, as an EngineBroken.
     """
-    waiting = list(enumerate(calls))[::-1]
-    running: list[_Worker] = []
+    waiting = [(number, *call) for number, call in enumerate(calls)][::-1]
+    idle: list[_Worker] = []
+    busy: list[_Worker] = []
     try:
-        while waiting or running:
-            while waiting and len(running) < workers:
-                number, (function, args, kwargs) = waiting.pop()
-                running.append(_Worker(number, function, tuple(args), dict(kwargs), seconds))
+        while waiting or busy:
+            while waiting and len(busy) < workers:
+                worker = idle.pop() if idle else _Worker()
+                busy.append(worker)
+                worker.call(*waiting.pop(), seconds=seconds)
             now = time.monotonic()
-            limits = [worker.deadline - now for worker in running if worker.deadline is not None]
-            timeout = max(0.0, min(limits)) if limits else None
-            ready = wait([worker.connection for worker in running], timeout)
-            for worker in list(running):
+            limits = [worker.deadline - now for worker in busy if worker.deadline is not None]
+            ready = wait(
+                [worker.connection for worker in busy], max(0.0, min(limits)) if limits else None
+            )
+            for worker in list(busy):
                 if worker.connection in ready:
                     event = worker.receive()
                 elif worker.deadline is not None and time.monotonic() >= worker.deadline:
                     event = worker.overdue()
                 else:
                     continue
-                yield event
                 if isinstance(event, Ended):
-                    worker.end()
-                    running.remove(worker)
+                    busy.remove(worker)
+                    idle += [worker] if worker.is_alive else []
+                yield event
     finally:
-        for worker in running:
+        for worker in (*busy, *idle):
             worker.end()
 
 
 class _Worker:
     """One process and what is known of it."""
 
-    def __init__(
-        self,
-        number: int,
-        function: Callable[..., Any],
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-        seconds: float | None,
-    ) -> None:
-        if getattr(function, "__module__", None) == "__main__":
-            raise ValueError(f"an isolated function must not be from __main__, as {function!r} is")
-        self.number = number
-        self.seconds = seconds
-        self.deadline = None if seconds is None else time.monotonic() + seconds
-        self.what = f"running {getattr(function, '__name__', function)}"
-        call = pickle.dumps((function, args, kwargs))
+    def __init__(self) -> None:
+        self.number = -1
+        self.what = "starting"
+        self.seconds: float | None = None
+        self.deadline: float | None = None
+        self.is_alive = True
         self.connection, theirs = Pipe()
         # What the library writes to stderr before it aborts is the best hint there is.
         self.stderr = tempfile.TemporaryFile()  # noqa: SIM115 - closed by end()
@@ -165,14 +160,32 @@ class _Worker:
                 stderr=self.stderr,
                 env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
             )
-        with contextlib.suppress(BrokenPipeError):
-            self.connection.send_bytes(call)
+
+    def call(
+        self,
+        number: int,
+        function: Callable[..., Any],
+        args: Sequence[Any],
+        kwargs: dict[str, Any],
+        *,
+        seconds: float | None,
+    ) -> None:
+        if getattr(function, "__module__", None) == "__main__":
+            raise ValueError(f"an isolated function must not be from __main__, as {function!r} is")
+        self.number = number
+        self.what = f"running {getattr(function, '__name__', function)}"
+        self.seconds = seconds
+        self.deadline = None if seconds is None else time.monotonic() + seconds
+        with contextlib.suppress(BrokenPipeError):  # receive() will say that it died
+            self.connection.send_bytes(pickle.dumps((function, tuple(args), kwargs)))
 
     def receive(self) -> Progress | Ended:
         try:
             kind, value = self.connection.recv()
         except (EOFError, ConnectionResetError):
-            return Ended(self.number, error=self._death())
+            error = self._death()
+            self.end()
+            return Ended(self.number, error=error)
         if kind == "doing":
             self.what = value[0]
             return Progress(self.number, *value)
@@ -181,6 +194,7 @@ class _Worker:
         return Ended(self.number, value)
 
     def overdue(self) -> Ended:
+        self.end()
         return Ended(
             self.number,
             error=EngineBroken(
@@ -190,6 +204,7 @@ class _Worker:
 
     def end(self) -> None:
         """Make sure that the process is gone, and give back what it held."""
+        self.is_alive = False
         self.process.kill()
         self.process.wait()
         self.connection.close()
@@ -240,18 +255,23 @@ def _serve(fd: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent has it too, and ends this process
     _die_with_parent()
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    with Connection(fd) as home:
+    with Connection(fd) as home, contextlib.suppress(EOFError):
         _home = home
-        try:
-            function, args, kwargs = pickle.loads(home.recv_bytes())
-            answer = ("returned", function(*args, **kwargs))
-        except Exception as error:
-            error.add_note("".join(traceback.format_exception(error)).rstrip())
-            answer = ("raised", error)
-        try:
-            home.send(answer)
-        except (pickle.PicklingError, TypeError, AttributeError):
-            home.send(("raised", RuntimeError(f"the worker's answer cannot be sent: {answer!r}")))
+        while True:
+            _answer(home, home.recv_bytes())
+
+
+def _answer(home: Connection, call: bytes) -> None:
+    try:
+        function, args, kwargs = pickle.loads(call)
+        answer = ("returned", function(*args, **kwargs))
+    except Exception as error:
+        error.add_note("".join(traceback.format_exception(error)).rstrip())
+        answer = ("raised", error)
+    try:
+        home.send(answer)
+    except (pickle.PicklingError, TypeError, AttributeError):
+        home.send(("raised", RuntimeError(f"the worker's answer cannot be sent: {answer!r}")))
 
 
 def _die_with_parent() -> None:

@@ -145,14 +145,17 @@ def _print(answers: list[Answer]) -> None:
     from harness.show.report import WIDTH, headline
 
     console = Console(highlight=False, soft_wrap=True)
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="dim")
-    for heading in ("", "access", "CPL", "predicted", "rule", "level, entry", "observed", ""):
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1), header_style="dim")
+    for heading in ("", "access", "CPL", "predicted", "rule", "level, entry", "observed"):
         table.add_column(heading, no_wrap=True)
     for number, answer in enumerate(answers, 1):
         walk = answer.walk
         predicted = _outcome(walk)
-        seen = [_outcome(observation) for observation, _ in answer.observed.values()]
-        words = [_WORDS[verdict.judgement] for _, verdict in answer.observed.values()]
+        seen = []
+        for observation, verdict in answer.observed.values():
+            word, style = _WORDS[verdict.judgement]
+            text = _outcome(observation)
+            seen.append(Text(word if text == predicted else f"{word}: {text}", style=style))
         table.add_row(
             str(number),
             f"{walk.access.kind} {format_address(walk.va)}",
@@ -160,8 +163,7 @@ def _print(answers: list[Answer]) -> None:
             predicted,
             walk.rule,
             _entry(walk),
-            "\n".join("the same" if text == predicted else text for text in seen),
-            Text("\n").join(Text(word, style=style) for word, style in words),
+            Text("\n").join(seen),
         )
     console.print(table)
     for number, answer in enumerate(answers, 1):
