@@ -18,9 +18,11 @@ from harness.errors import InputError
 from harness.lecture.bootloader import BOOTLOADER
 from harness.lecture.chapter import Chapter, Check, Note, Picture, Report, Run, Said, Stage, tell
 from harness.lecture.full_map import FULL_MAP
+from harness.lecture.level_4_table import LEVEL_4_TABLE
 from harness.lecture.offset_page_table import OFFSET_PAGE_TABLE
 from harness.lecture.problem import PROBLEM
 from harness.lecture.recursive import RECURSIVE
+from harness.lecture.temporary import TEMPORARY
 from harness.lecture.translate_addr import TRANSLATE_ADDR
 
 __all__ = [
@@ -42,8 +44,10 @@ CHAPTERS: dict[str, Chapter] = {
     for chapter in (
         PROBLEM,
         FULL_MAP,
+        TEMPORARY,
         RECURSIVE,
         BOOTLOADER,
+        LEVEL_4_TABLE,
         TRANSLATE_ADDR,
         OFFSET_PAGE_TABLE,
     )

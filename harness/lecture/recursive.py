@@ -4,67 +4,78 @@ from __future__ import annotations
 
 from harness.address import VirtAddr, format_address
 from harness.lecture.chapter import Chapter, Stage
-from harness.machine import KERNEL_BASE
-from harness.mapping.recursive_address import (
-    entry_address,
-    octal,
-    recursive_region,
-    shown_by,
-    table_address,
-)
-from harness.outcome import Access
+from harness.mapping.recursive_address import entry_address, octal, recursive_region, shown_by
 from harness.show.diagram import path_picture
 from harness.walk import walk
 
 __all__ = ["RECURSIVE"]
 
-_TIMES = {1: "Once", 2: "Twice", 3: "Three times", 4: "Four times"}
+# The registers in which recursion-levels leaves what it found, by level.
+_ENTRY_AT = {1: "r12", 2: "r13", 3: "r14", 4: "r15"}
+_SEEN = {1: "r8", 2: "r9", 3: "r10", 4: "r11"}
+_TIMES = {1: "once", 2: "twice", 3: "three times", 4: "four times"}
 
 
 def _tell(stage: Stage) -> None:
+    _the_slot(stage)
+    _the_levels(stage)
+
+
+def _the_slot(stage: Stage) -> None:
     result = stage.run("recursive-pml4")
     memory, cpu = result.machine.memory, result.machine.cpu
     slot = int(result.kernel.machine["recursive"])
-    code = VirtAddr(KERNEL_BASE)
-    stage.picture(
-        f"without recursion: the page of this kernel's code, {octal(code)}",
-        path_picture(memory, cpu, code, octal_indices=True),
-    )
-    names = {
-        1: "an ordinary page table becomes a page",
-        2: "one level up",
-        3: "running out of radices",
-        4: "the level 4 table itself",
-    }
-    for times, remark in names.items():
-        shown = entry_address(code, times, slot)
-        stage.picture(
-            f"{_TIMES[times]} through slot {slot}: {remark}", path_picture(memory, cpu, shown)
-        )
-        value = stage.probe(result.machine, shown, Access.of("read", size=8)).value
-        stage.check(
-            f"the CPU reads the level {times} entry of the code's page at {octal(shown)}",
-            said=value,
-            predicted=walk(memory, cpu, code).steps[-times].raw,
-        )
     registers = result.exit.registers
-    own = table_address(code, 4, slot)
+    at = registers["rsi"] + 8 * slot
+    stage.picture(f"the entry that makes it possible: {octal(at)}", path_picture(memory, cpu, at))
     stage.check(
-        f"RSI, all four indices {slot} = 0o{slot:o}, shows the level 4 table",
-        said=registers["rsi"],
-        predicted=own,
-    )
-    stage.check(
-        f"what the CPU read at RSI + 8 · {slot} is the slot's own entry",
+        f"entry {slot}, read through entry {slot}",
         said=registers["rax"],
         predicted=memory.read_u64(cpu.root + 8 * slot),
     )
-    shown_at = shown_by(registers["rsi"] + 8 * slot, slot)
+    shown = shown_by(at, slot)
     stage.check(
-        "the inverse, which entry that address shows",
-        said=None if shown_at is None else f"level {shown_at.level}, entry {shown_at.index}",
+        "which entry it is, by the host's inverse of the trick",
+        said=None if shown is None else f"level {shown.level}, entry {shown.index}",
         predicted=f"level 4, entry {slot}",
     )
+
+
+def _the_levels(stage: Stage) -> None:
+    result = stage.run("recursion-levels", words=False)
+    memory, cpu = result.machine.memory, result.machine.cpu
+    registers = result.exit.registers
+    slot = int(result.kernel.inputs["rcx"])
+    target = VirtAddr(int(result.kernel.inputs["rdi"]))
+    entries = result.kernel.assemble().labels["entries"]
+    stage.picture(
+        "an address as always: four tables and a page",
+        path_picture(memory, cpu, target, octal_indices=True),
+    )
+    steps = {step.level: step for step in walk(memory, cpu, target).steps}
+    for level, times in _TIMES.items():
+        at = registers[_ENTRY_AT[level]]
+        stage.picture(
+            f"{times} through slot {slot}: what the CPU takes for the page is the level {level} "
+            "table",
+            path_picture(memory, cpu, at),
+        )
+        stage.check(
+            f"where the level {level} entry of {format_address(target)} appears",
+            said=at,
+            predicted=entry_address(target, level, slot),
+        )
+        stage.check(
+            "what the CPU read there is that entry",
+            said=memory.read_u64(entries + 8 * (level - 1)),
+            predicted=steps[level].raw,
+        )
+        neighbour = walk(memory, cpu, int(target) + (8 << 9 * level)).pa or 0
+        stage.check(
+            "overwritten there with its neighbour's, and invlpg: the address shows the other frame",
+            said=registers[_SEEN[level]],
+            predicted=memory.read_u64(neighbour),
+        )
     first, last = recursive_region(slot)
     stage.note(
         f"The price: {format_address(first)} to {format_address(last)}, "

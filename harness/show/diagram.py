@@ -9,6 +9,7 @@ memory and the CPU's state, so that a table that is set up wrongly looks wrong.
 * :func:`table_picture` shows entries of one table and where they lead;
 * :func:`strip_picture` is a stretch of memory cut into labelled pieces, with regions under it;
 * :func:`window_picture` is a stretch of virtual memory above the physical memory that it shows;
+* :func:`virtual_spans` cuts virtual memory into what is mapped there, for a strip;
 * :func:`page_tables` says which frames hold page tables, and of which level.
 
 All lines are plain text and at most 100 columns wide where the labels allow it; colour is for
@@ -29,7 +30,7 @@ from harness.entry import ADDRESS_MASK, PageTableEntry
 from harness.mapping.recursive_address import octal
 from harness.memory import PhysicalMemory
 from harness.outcome import AccessLike, Outcome
-from harness.walk import Step, Walk, walk
+from harness.walk import RangeKind, Step, Walk, ranges, walk
 
 __all__ = [
     "WIDTH",
@@ -39,6 +40,7 @@ __all__ = [
     "path_picture",
     "strip_picture",
     "table_picture",
+    "virtual_spans",
     "window_picture",
 ]
 
@@ -81,6 +83,29 @@ def page_tables(memory: PhysicalMemory, cpu: CpuState) -> dict[int, int]:
                     following.setdefault(raw & ADDRESS_MASK)
         tables = [t for t in following if t not in found and memory.contains(t, 0x1000)]
     return found
+
+
+def virtual_spans(
+    memory: PhysicalMemory, cpu: CpuState, end: int, *, other: str = "mapped"
+) -> list[Span]:
+    """Cut virtual memory from 0 up to ``end`` into pieces that show page tables, other pages, none.
+
+    :param other: the label of pages that show no page table; those of gaps have none.
+    """
+    roles = page_tables(memory, cpu)
+    spans: list[Span] = []
+    for piece in ranges(memory, cpu):
+        if piece.start >= end:
+            break
+        label = ""
+        if piece.kind is RangeKind.PAGE:
+            level = roles.get(walk(memory, cpu, piece.start).pa or 0)
+            label = other if level is None else table_name(level)
+        span = Span(piece.start, min(piece.end, end), label)
+        if spans and spans[-1].label == label and label in ("", other):
+            span = Span(spans.pop().start, span.end, label)
+        spans.append(span)
+    return spans
 
 
 def path_picture(
