@@ -309,8 +309,11 @@ def _bare(
         wide = replace(insn, mnemonic="movabs")
         operands = [replace(o, disp=o.disp % 2**64) if o is memory else o for o in wide.operands]
         return Encoding(prefix + _assemble(replace(wide, operands=tuple(operands)), 64))
+    if insn.mnemonic == "movabs":
+        raise Refusal("movabs must have al, ax, eax or rax beside an address")
+    near = "address 0" if forms == ["absolute"] else "address 0 or of the instruction"
     raise Refusal(
-        "an address without a register must be within 2 GiB of address 0 or of the instruction, "
+        f"an address without a register must be within 2 GiB of {near}, "
         f"not {memory.disp:#_x}: load it in a register first"
     )
 

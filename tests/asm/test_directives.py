@@ -69,14 +69,18 @@ def test_alignment_is_of_the_address() -> None:
         (".org 0x80000000", "a program must be at most 64 MiB, not 0x7ffff000 bytes"),
         (".zero 64 << 20\n.byte 1", "a program must be at most 64 MiB, not 0x4000001 bytes so far"),
         (".bite 1", "a directive must be a known one, such as .byte, not .bite"),
-        (".section .text", "a program must be one run of bytes"),
-        (".code16", "code must be 32- or 64-bit"),
+        (
+            ".section .text",
+            "a program must be one run of bytes; put data after the code, with .align",
+        ),
+        (".code16", "code must be 32- or 64-bit; 16-bit code is not assembled here"),
         (".att_syntax", "the syntax must be Intel's"),
+        ('.incbin "x"', "data must stand in the source, as .byte or .quad"),
     ],
 )
 def test_refused(source: str, reason: str) -> None:
     with pytest.raises(AssemblyError) as caught:
         assemble(source, base=0x1000, file="d.asm")
-    assert reason in str(caught.value)
+    assert str(caught.value).endswith(f": {reason}")
     assert caught.value.file == "d.asm"
     assert caught.value.line == source.count("\n") + 1
