@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from harness.address import PageSize, PhysAddr, PhysFrame
+from harness.boot.bootinfo import FrameRange, MemoryRegion, MemoryRegionType
 from harness.errors import MappingError
 from harness.frames import (
     BitmapFrameAllocator,
@@ -58,6 +59,15 @@ def test_the_lectures_memory_map() -> None:
     assert rest[0x400000 // 4096 - 0x27E000 // 4096 - 1] == 0x83D000
     assert rest[-1] == 0x7FDF000
     assert (frames.remaining, frames.allocate_frame()) == (0, None)
+
+
+def test_the_bootloaders_own_regions() -> None:
+    memory_map = [
+        MemoryRegion(FrameRange(0, 0x1000), MemoryRegionType.FrameZero),
+        MemoryRegion(FrameRange(0x1000, 0x3000), MemoryRegionType.Usable),
+        MemoryRegion(FrameRange(0x3000, 0x4000), MemoryRegionType.PageTable),
+    ]
+    assert all_frames(BootInfoFrameAllocator(memory_map)) == [0x1000, 0x2000]
 
 
 @pytest.mark.parametrize("name", ["Usable", "usable"])

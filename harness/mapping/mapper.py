@@ -345,8 +345,10 @@ class Mapper:
             raise FlagUpdateError.PageNotMapped(page, found)
         if self._is_reserved(found):
             raise FlagUpdateError.InvalidFrameAddress(page, found)
-        if not self.is_table(found.raw, found.level) or level <= page.size.level:
+        if not self.is_table(found.raw, found.level):
             raise FlagUpdateError.ParentEntryHugePage(page, found)
+        if level <= page.size.level:  # a table where the page itself should be
+            raise FlagUpdateError.PageNotMapped(page, found)
         self._write(page, found, found.raw & ADDRESS_MASK | links)
         return MapperFlushAll(self._access.tlb)
 

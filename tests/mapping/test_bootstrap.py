@@ -11,6 +11,7 @@ from harness.errors import NoMemory
 from harness.frames import BitmapFrameAllocator, EmptyFrameAllocator
 from harness.mapping import (
     BootPageTable,
+    FixedOffsetPageTable,
     InvalidRequest,
     MapToError,
     make_window,
@@ -42,6 +43,17 @@ def test_a_new_address_space_is_empty() -> None:
     boot = BootPageTable.create(memory, CpuState(), BitmapFrameAllocator([(0x1000, MIB)]))
     assert not memory.frame(0x1000).any()
     assert boot.address_space().root == boot.root == PhysFrame(PhysAddr(0x1000))
+
+
+def test_a_window_is_made_around_what_is_mapped_there_already(booted: Booted) -> None:
+    boot, frames = booted
+    at = Page(VirtAddr(OFFSET + 2 * MIB))
+    boot.map_to(at, FRAME, P | W, frames).ignore()
+    make_window(boot, OFFSET, 8 * MIB, frames)
+    assert boot.translate_page(at) == FRAME
+    mapper = FixedOffsetPageTable(boot.address_space(), OFFSET)
+    mapper.map_to(PAGE, FRAME, P | W, frames).flush()
+    assert boot.translate_addr(VA) == FRAME.start_address
 
 
 def test_a_window_must_hold_every_table(booted: Booted) -> None:

@@ -166,6 +166,9 @@ def test_a_table_is_not_a_big_page(lab: Lab, size: PageSize, snapshot: Snapshott
         lab.mapper.unmap(page)
     with pytest.raises(FlagUpdateError.PageNotMapped):
         lab.mapper.update_flags(page, P)
+    setter = {2: lab.mapper.set_flags_p2_entry, 3: lab.mapper.set_flags_p3_entry}[size.level]
+    with pytest.raises(FlagUpdateError.PageNotMapped):
+        setter(page, P)
     assert snapshot(lab) == before
 
 

@@ -39,6 +39,7 @@ def test_the_lectures_region_of_1000_kib() -> None:
     assert find_free_region(LECTURE_TABLES[:-1], size, start=28 * KIB) == 28 * KIB
     assert find_free_region(LECTURE_TABLES, 976 * KIB, start=28 * KIB) == 28 * KIB
     assert find_free_region(LECTURE_TABLES, size, end=2007 * KIB) is None
+    assert find_free_region([(4 * KIB, 4 * KIB)], size) == 0  # a range of nothing is not in the way
 
 
 def test_the_lectures_frames_that_a_region_rules_out() -> None:

@@ -79,6 +79,18 @@ def test_what_is_mapped_can_be_used(lab: Lab, size: PageSize) -> None:
     assert result.flags & ~HUGE == P | W | PageTableFlags.ACCESSED | PageTableFlags.DIRTY
 
 
+def test_new_tables_are_empty_whatever_was_in_their_frames(lab: Lab) -> None:
+    for at in range(0x1000, lab.memory.size, 4096):
+        if not lab.frames.is_allocated(frame(at)):
+            lab.memory.frame(at)[:] = 0xFFFF_FFFF
+    va, levels = own_va(lab), lab.mapper.levels
+    lab.mapper.map_to(page(va, levels=levels), frame(0x5000), P, lab.frames).flush()
+    for table in lab.boot.tables():
+        if va & -1 << 39 <= int(table.first) <= va and table.level < levels:
+            words = lab.memory.frame(int(table.frame.start_address))
+            assert int((words != 0).sum()) == 1
+
+
 def test_the_upper_half(lab: Lab) -> None:
     high = 0xFFFF_8000_0020_0000
     lab.mapper.map_to(page(high), frame(0x5000), P, lab.frames).flush()
