@@ -68,6 +68,7 @@ PAGE  = 0x444444444000
 FRAME = 0x200000
 OTHER_FRAME = 0x10a000
 
+.include "include/flags.inc"
 .include "include/selectors.inc"
 
     mov r15, rcx
