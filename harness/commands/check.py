@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from textwrap import wrap
 from typing import TYPE_CHECKING, Any, Final
 
 import click
@@ -28,6 +29,8 @@ __all__ = ["check"]
 _COUNTS: Final = ("probes", "agree", "known", "diverge", "unsupported")
 _WORKERS: Final = 2
 _SECONDS: Final = 3600.0
+# Narrower terminals are shown fewer columns.
+_WIDE: Final = 95
 
 
 @click.command()
@@ -56,9 +59,9 @@ def check(sets: tuple[Path, ...], every: bool, engine: str, as_json: bool) -> No
     if as_json:
         click.echo(json.dumps(_json(jobs, seconds)))
     else:
-        from rich.console import Console
+        from harness.show.console import console
 
-        _print(Console(highlight=False), jobs, seconds)
+        _print(console(), jobs, seconds)
     raise SystemExit(max(job.exit_code for job in jobs))
 
 
@@ -161,7 +164,7 @@ class _Bars(_NoBars):
     def update(self, name: str, event: Progress) -> None:
         task = self._tasks.get(name)
         if task is None:
-            task = self._tasks[name] = self._progress.add_task(event.what)
+            task = self._tasks[name] = self._progress.add_task(event.what, total=None)
         self._progress.update(task, description=event.what, completed=event.done, total=event.total)
 
     def remove(self, name: str) -> None:
@@ -236,22 +239,26 @@ def _print_kernels(console: Console, jobs: Sequence[_Job]) -> None:
 def _print_sets(console: Console, jobs: Sequence[_Job]) -> None:
     from rich.text import Text
 
-    table = _table("page tables", "levels", "leaves", *_COUNTS, "seconds")
+    narrow = console.width < _WIDE
+    facts = () if narrow else ("levels", "leaves")
+    table = _table("page tables", *facts, *_COUNTS, "seconds")
     totals = dict.fromkeys(_COUNTS, 0)
     for job in jobs:
         report = job.report
         if report is None:
-            table.add_row(Text(job.name, "red"), *[""] * 8)
+            table.add_row(Text(job.name, "red"))
             continue
-        counts = [getattr(report, name) for name in _COUNTS]
-        totals = {name: totals[name] + count for name, count in zip(_COUNTS, counts, strict=True)}
-        cells = [_count(name, count) for name, count in zip(_COUNTS, counts, strict=True)]
+        counts = {name: getattr(report, name) for name in _COUNTS}
+        totals = {name: totals[name] + count for name, count in counts.items()}
         table.add_row(
-            job.name, str(report.levels), f"{report.leaves:,}", *cells, f"{report.seconds:.1f}"
+            job.name,
+            *(() if narrow else (str(report.levels), f"{report.leaves:,}")),
+            *(_count(name, count) for name, count in counts.items()),
+            f"{report.seconds:.1f}",
         )
     if len(jobs) > 1:
         table.add_section()
-        table.add_row("all", "", "", *(_count(name, totals[name]) for name in _COUNTS), "")
+        table.add_row("all", *[""] * len(facts), *(_count(*total) for total in totals.items()))
     console.print(table)
 
 
@@ -281,7 +288,8 @@ def _print_findings(console: Console, report: SetReport) -> None:
         if finding.case is not None:
             console.print(Text(f"  harness probe with this line: {finding.case.line()}"))
     for note in report.notes:
-        console.print(Text(f"  {report.name}: {note}", style="dim"))
+        for line in wrap(f"{report.name}: {note}", console.width - 1):
+            console.print(Text(line, style="dim"))
 
 
 def _print_sum(console: Console, jobs: Sequence[_Job], seconds: float) -> None:

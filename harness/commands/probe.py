@@ -136,36 +136,30 @@ def answer_cases(path: Path, engines: tuple[str, ...]) -> list[Answer]:
 
 
 def _print(answers: list[Answer]) -> None:
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
     from rich.text import Text
 
     from harness.address import format_address
+    from harness.show.console import columns, console
     from harness.show.report import WIDTH, headline
 
-    console = Console(highlight=False, soft_wrap=True)
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1), header_style="dim")
-    for heading in ("", "access", "CPL", "predicted", "rule", "level, entry", "observed"):
-        table.add_column(heading, no_wrap=True)
+    out = console()
+    rows, styles = [], []
     for number, answer in enumerate(answers, 1):
         walk = answer.walk
         predicted = _outcome(walk)
-        seen = []
-        for observation, verdict in answer.observed.values():
-            word, style = _WORDS[verdict.judgement]
-            text = _outcome(observation)
-            seen.append(Text(word if text == predicted else f"{word}: {text}", style=style))
-        table.add_row(
-            str(number),
-            f"{walk.access.kind} {format_address(walk.va)}",
-            str(walk.cpu.cpl),
-            predicted,
-            walk.rule,
-            _entry(walk),
-            Text("\n").join(seen),
-        )
-    console.print(table)
+        asked = f"{walk.access.kind} {format_address(walk.va)}"
+        told = (predicted, walk.rule, _entry(walk))
+        # Most often there is one engine, and one row.
+        for name, (observation, verdict) in answer.observed.items() or {"": (None, None)}.items():
+            seen, style = "", ""
+            if observation is not None and verdict is not None:
+                word, style = _WORDS[verdict.judgement]
+                text = _outcome(observation)
+                seen = f"{name} {word}" + ("" if text == predicted else f": {text}")
+            rows.append((str(number), asked, str(walk.cpu.cpl), *told, seen))
+            styles.append(style)
+    headings = ("", "access", "CPL", "predicted", "rule", "level, entry", "observed")
+    columns(out, headings, rows, styles)
     for number, answer in enumerate(answers, 1):
         for name, (observation, verdict) in answer.observed.items():
             if verdict.difference is not None:
@@ -175,17 +169,17 @@ def _print(answers: list[Answer]) -> None:
                 facts = [f"{name}: {observation.reason}"]
             else:
                 continue
-            console.print(Text(f"{number}: {headline(answer.walk)}", style="bold"))
+            out.print(Text(f"{number}: {headline(answer.walk)}", style="bold"))
             for fact in facts:
                 for line in wrap(fact, WIDTH - 3):
-                    console.print(Text(f"   {line}"))
+                    out.print(Text(f"   {line}"))
 
 
 _WORDS: Final = {
-    "agree": ("✓ agree", "green"),
-    "known": ("~ known", "yellow"),
-    "diverge": ("✗ diverge", "bold red"),
-    "unsupported": ("- unsupported", "yellow"),
+    "agree": ("agrees", ""),
+    "known": ("differs as known", "yellow"),
+    "diverge": ("DIVERGES", "bold red"),
+    "unsupported": ("cannot", "yellow"),
 }
 
 

@@ -178,9 +178,9 @@ def _tell(opened: Snapshot, cpu: CpuState, va: int, access: Access, *, as_json: 
     if as_json:
         click.echo(json.dumps(_json(found)))
         return
-    from rich.console import Console
+    from harness.show.console import console
 
-    _print(Console(highlight=False, soft_wrap=True), opened.path.name, found)
+    _print(console(), opened.path.name, found)
 
 
 def _json(found: Walk) -> dict[str, Any]:
@@ -206,12 +206,11 @@ def _json(found: Walk) -> dict[str, Any]:
 
 
 def _print(console: Any, name: str, found: Walk) -> None:
-    from rich import box
-    from rich.table import Table
     from rich.text import Text
 
     from harness.address import format_address
     from harness.mapping.recursive_address import octal
+    from harness.show.console import columns
     from harness.show.report import headline, rights_lines, verdict_lines, walk_rows
 
     cpu = found.cpu
@@ -226,12 +225,16 @@ def _print(console: Any, name: str, found: Walk) -> None:
         rows = walk_rows(page)
         if not rows:
             continue
-        table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="dim")
-        for heading in ("entry", "index", "lies at", "raw", "leads to", "bits"):
-            table.add_column(heading, no_wrap=True)
-        for row in rows:
-            table.add_row(*row.cells, style="red" if row.decides else None)
-        console.print(table)
+        console.print()
+        if page is not found:
+            console.print(Text(f"its second page, {format_address(page.va)}", style="dim"))
+        columns(
+            console,
+            ("entry", "index", "lies at", "raw", "leads to", "bits"),
+            [(*row.cells[:-1], row.bits + "  ◄ decided" * row.decides) for row in rows],
+            ["red" if row.decides else "" for row in rows],
+        )
+        console.print()
         for line in rights_lines(page):
             console.print(Text(line))
     style = "green" if found.completed else "red"
