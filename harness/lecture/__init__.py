@@ -17,8 +17,10 @@ from __future__ import annotations
 from harness.errors import InputError
 from harness.lecture.bootloader import BOOTLOADER
 from harness.lecture.chapter import Chapter, Check, Note, Picture, Report, Run, Said, Stage, tell
+from harness.lecture.fixed_offset import FIXED_OFFSET
 from harness.lecture.full_map import FULL_MAP
 from harness.lecture.level_4_table import LEVEL_4_TABLE
+from harness.lecture.map_to import MAP_TO
 from harness.lecture.offset_page_table import OFFSET_PAGE_TABLE
 from harness.lecture.problem import PROBLEM
 from harness.lecture.recursive import RECURSIVE
@@ -43,6 +45,7 @@ CHAPTERS: dict[str, Chapter] = {
     chapter.name: chapter
     for chapter in (
         PROBLEM,
+        FIXED_OFFSET,
         FULL_MAP,
         TEMPORARY,
         RECURSIVE,
@@ -50,6 +53,7 @@ CHAPTERS: dict[str, Chapter] = {
         LEVEL_4_TABLE,
         TRANSLATE_ADDR,
         OFFSET_PAGE_TABLE,
+        MAP_TO,
     )
 }
 """The chapters by name, in the lecture's order."""

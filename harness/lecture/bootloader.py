@@ -45,8 +45,8 @@ def _tell(stage: Stage) -> None:
     )
     stage.check(
         "and as many regions as the printout has",
-        said=registers["rbx"],
-        predicted=len(printout.memory_map),
+        said=str(registers["rbx"]),
+        predicted=str(len(printout.memory_map)),
     )
     at = walk(state.memory, state.cpu, state.rdi).pa or 0
     told = BootInfo.from_bytes(
@@ -75,8 +75,8 @@ def _tell(stage: Stage) -> None:
     )
     stage.check(
         "the kernel counts the entries that are not empty",
-        said=registers["r8"],
-        predicted=len(slots),
+        said=str(registers["r8"]),
+        predicted=str(len(slots)),
     )
 
 

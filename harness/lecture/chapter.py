@@ -18,6 +18,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, SupportsIndex
 
@@ -49,6 +50,7 @@ __all__ = [
 
 _OWN = Path(__file__).resolve().parent / "asm"
 _REMARK = re.compile(r"^;\s*(\w+)\s*=\s*[^#]*#\s*(.*\S)")
+_DECIMAL = re.compile(r"^;\s*(\w+)\s*=\s*-?[0-9_]+\s*(?:#|$)")
 _REMARK_GOES_ON = re.compile(r"^;\s+#\s*(.*\S)")
 
 
@@ -399,23 +401,32 @@ def _said(kernel: Kernel, ended: Exit, memory: PhysicalMemory | None) -> list[Sa
     labels: Mapping[str, int] = {}
     if any(isinstance(wanted, str) for wanted in expected.values()):
         labels = {"PML4": TABLES_BASE, **kernel.assemble().labels}
-    remarks = _remarks(kernel.source)
+    lines = _out_lines(kernel.source)
+    remarks = _remarks(lines)
+    # A number is shown as the header writes it: addresses in hex, counts in decimal.
+    counts = {found[1] for line in lines if (found := _DECIMAL.match(line))}
     said = []
     for name, wanted in expected.items():
         number = labels[wanted] if isinstance(wanted, str) else wanted & (1 << 64) - 1
+        write = _decimal if name in counts else format_address
         shown = name if name in ended.registers else f"[{format_address(int(name, 0))}]"
-        remark = remarks.get(name, "")
-        said.append(Said(shown, _shown(seen[name]), _shown(number), remark))
+        said.append(Said(shown, write(seen[name]), write(number), remarks.get(name, "")))
     return said
 
 
-def _remarks(source: str) -> dict[str, str]:
-    # What a header says behind the # of its [out] lines, by the name before the =.
+def _out_lines(source: str) -> list[str]:
+    # The lines of a header that say what must come out.
+    lines = source.splitlines()
+    first = next((i for i, line in enumerate(lines) if line.startswith("; [out")), len(lines))
+    header = takewhile(lambda line: line.startswith(";"), lines[first:])
+    return list(header)
+
+
+def _remarks(lines: list[str]) -> dict[str, str]:
+    # What stands behind the # of such lines, by the name before the =.
     found: dict[str, str] = {}
     last = None
-    for line in source.splitlines():
-        if not line.startswith(";"):
-            break
+    for line in lines:
         if match := _REMARK.match(line):
             last = match[1]
             found[last] = match[2]
@@ -430,6 +441,10 @@ def _code(source: str) -> tuple[str, ...]:
     lines = source.splitlines()
     first = next((i for i, line in enumerate(lines) if not line.startswith(";")), len(lines))
     return tuple("\n".join(lines[first:]).strip("\n").splitlines())
+
+
+def _decimal(word: int) -> str:
+    return str(word - (word >> 63 << 64))
 
 
 def _shown(value: object) -> str:

@@ -36,7 +36,7 @@ def _tell(stage: Stage) -> None:
         said=[*result.exit.serial.decode("ascii").splitlines()],
         predicted=[*(f"L4 Entry {index:02x}: {raw:#018x}" for index, raw in used), "FIN"],
     )
-    stage.check("and counts them", said=result.exit.registers["rbx"], predicted=len(used))
+    stage.check("and counts them", said=str(result.exit.registers["rbx"]), predicted=str(len(used)))
 
 
 def _first_address(index: int) -> str:

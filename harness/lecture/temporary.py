@@ -76,7 +76,7 @@ def _process(stage: Stage, machine: Machine) -> None:
     slots = TemporaryMapping(AddressSpace(memory.copy(), machine.cpu), _TABLE)
     labels = stage.kernel("temporary-mapping").assemble().labels
     frames = [memory.read_u64(labels["frames"] + 8 * i) for i in range(4)]
-    pages = []
+    pages: list[int] = []
     for frame in frames:
         with slots.showing(PhysFrame(PhysAddr(frame))) as at:
             pages.append(int(at))
@@ -98,7 +98,7 @@ def _limit(stage: Stage) -> None:
     own = _TABLE // 4096
     memory.frame(_TABLE)[[index for index in range(512) if index != own]] = 0
     slots = TemporaryMapping(AddressSpace(memory, cpu), _TABLE)
-    pages = []
+    pages: list[int] = []
     try:
         while True:
             pages.append(int(slots.map(PhysFrame(PhysAddr(0x40_0000 + 4096 * len(pages))))))

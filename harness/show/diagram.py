@@ -9,7 +9,8 @@ memory and the CPU's state, so that a table that is set up wrongly looks wrong.
 * :func:`table_picture` shows entries of one table and where they lead;
 * :func:`strip_picture` is a stretch of memory cut into labelled pieces, with regions under it;
 * :func:`window_picture` is a stretch of virtual memory above the physical memory that it shows;
-* :func:`virtual_spans` cuts virtual memory into what is mapped there, for a strip;
+* :func:`virtual_spans` cuts virtual memory into what is mapped there, for a strip, and
+  :func:`physical_spans` physical memory into page tables and the rest;
 * :func:`page_tables` says which frames hold page tables, and of which level.
 
 All lines are plain text and at most 100 columns wide where the labels allow it; colour is for
@@ -38,6 +39,7 @@ __all__ = [
     "Span",
     "page_tables",
     "path_picture",
+    "physical_spans",
     "strip_picture",
     "table_picture",
     "virtual_spans",
@@ -73,7 +75,7 @@ def page_tables(memory: PhysicalMemory, cpu: CpuState) -> dict[int, int]:
     A table that is reachable at several levels (a recursive one) counts at the highest.
     """
     found: dict[int, int] = {}
-    tables = [cpu.root]
+    tables = [cpu.root] if memory.contains(cpu.root, 0x1000) else []
     for level in range(cpu.levels, 0, -1):
         found.update((table, level) for table in tables)
         following: dict[int, None] = {}
@@ -106,6 +108,23 @@ def virtual_spans(
             span = Span(spans.pop().start, span.end, label)
         spans.append(span)
     return spans
+
+
+def physical_spans(memory: PhysicalMemory, cpu: CpuState, end: int) -> list[Span]:
+    """Cut physical memory from 0 up to ``end`` into the frames of page tables, and what is between.
+
+    Only the tables have a label.
+    """
+    spans: list[Span] = []
+    at = 0
+    for table, level in sorted(page_tables(memory, cpu).items()):
+        if table >= end:
+            break
+        if table > at:
+            spans.append(Span(at, table, ""))
+        spans.append(Span(table, table + 0x1000, table_name(level)))
+        at = table + 0x1000
+    return [*spans, Span(at, end, "")] if at < end else spans
 
 
 def path_picture(
@@ -369,6 +388,8 @@ def _end_box(found: Walk, roles: dict[int, int]) -> _Box:
         what = f"{found.page_size.letter} page"
         if table is not None:
             what += f" = {table_name(table)}"
+        if found.outcome is Outcome.NO_MEMORY:
+            what += ", no RAM"
         rows = ["", f"+ {format_address(found.pa - frame)}", f"= {format_address(found.pa)}"]
         return _box([what, f"at {format_address(frame)}"], rows, _holds(found), arrow=False)
     rows = [f"rule {found.rule}", "", ""]
