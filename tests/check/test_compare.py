@@ -10,7 +10,7 @@ import pytest
 from harness.check.compare import Agreement, Difference, Field, case_of, compare, excess
 from harness.cpu import CpuState
 from harness.memory import PhysicalMemory
-from harness.outcome import Access, AccessLike, Observation, Outcome
+from harness.outcome import Access, Observation, Outcome
 from harness.walk import Walk, walk
 
 CPU = CpuState(cr3=0x1000)
