@@ -19,12 +19,14 @@ from harness.lecture.bootloader import BOOTLOADER
 from harness.lecture.chapter import Chapter, Check, Note, Picture, Report, Run, Said, Stage, tell
 from harness.lecture.fixed_offset import FIXED_OFFSET
 from harness.lecture.full_map import FULL_MAP
+from harness.lecture.identity import IDENTITY
 from harness.lecture.level_4_table import LEVEL_4_TABLE
 from harness.lecture.map_to import MAP_TO
 from harness.lecture.offset_page_table import OFFSET_PAGE_TABLE
 from harness.lecture.problem import PROBLEM
 from harness.lecture.recursive import RECURSIVE
 from harness.lecture.temporary import TEMPORARY
+from harness.lecture.tlb import TLB
 from harness.lecture.translate_addr import TRANSLATE_ADDR
 
 __all__ = [
@@ -45,8 +47,10 @@ CHAPTERS: dict[str, Chapter] = {
     chapter.name: chapter
     for chapter in (
         PROBLEM,
+        IDENTITY,
         FIXED_OFFSET,
         FULL_MAP,
+        TLB,
         TEMPORARY,
         RECURSIVE,
         BOOTLOADER,

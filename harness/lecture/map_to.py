@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING
 
 from harness.address import Page, PhysAddr, PhysFrame, VirtAddr, format_address
 from harness.entry import PageTableFlags
+from harness.errors import MappingError
 from harness.frames import BitmapFrameAllocator
 from harness.lecture.chapter import Chapter, Stage
 from harness.mapping.errors import (
     AccessFault,
     FrameAllocationFailed,
-    MappingError,
     PageAlreadyMapped,
     PageNotMapped,
     ParentEntryHugePage,

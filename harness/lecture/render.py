@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = ["make_console", "print_list", "print_report"]
 
+_EVENTS = 4
 _STYLES = (
     (r"0x[0-9a-f_]+", "cyan"),
     (r"0o[0-7_]+", "magenta"),
@@ -127,8 +128,10 @@ def _print_run(console: Console, run: Run, code: bool) -> None:
         grid.add_row(mark, said.name, _coloured(f"= {said.value}"), _coloured(meaning))
     if run.said:
         console.print(Padding(grid, (0, 0, 0, 2)))
-    for event in run.events:
+    for event in run.events[:_EVENTS]:
         console.print(Padding(_hanging("event", event), (0, 0, 0, 2)))
+    if len(run.events) > _EVENTS:
+        console.print(f"  ... and {len(run.events) - _EVENTS} more events")
     for line in run.serial.splitlines():
         console.print(Padding(_hanging("wrote", line), (0, 0, 0, 2)))
     console.print(Padding(_hanging("ended", run.ended), (0, 0, 0, 2)))
