@@ -10,7 +10,7 @@
 ; ram = "8M"
 ;
 ; [out]
-; rax = 0x1122334455667788
+; r8 = 0x1122334455667788
 ; rbx = 0x1122334455667788
 ; serial = "long mode"
 ; exit = 33
@@ -58,12 +58,11 @@ long_mode:
     mov eax, 16
     mov ss, eax
     mov rsi, 0x400000
-    mov rax, [rsi]                      ; through the PT
+    mov r8, [rsi]                       ; through the PT
     mov rdi, MARK
     mov rbx, [rdi]                      ; through the identity page
     mov rsi, message
     mov ecx, message_end - message
-    mov r8, rax
     mov dx, 0x3f8
 next:
     mov al, [rsi]
@@ -73,7 +72,6 @@ next:
     jnz next
     mov eax, 16
     out 0xf4, al
-    mov rax, r8
     hlt
 message:
     .ascii "long mode"

@@ -57,6 +57,10 @@
 ; 0x108078 = 0                    # map_to another frame, and no new table
 ; 0x108080 = 0x5678               # read: what that frame holds
 ; 0x200000 = 0x1234               # what was written, in its frame
+; 0x1440 = 0x300023               # the tables that were made: level 4, index 136,
+; 0x300888 = 0x301023             # level 3, index 273,
+; 0x301110 = 0x302023             # level 2, index 34,
+; 0x302220 = 0x10a021             # level 1, index 68: the frame of the second map_to
 
 MAP_TO       = 1
 UNMAP        = 2
