@@ -243,9 +243,9 @@ def fault_report(walk: Walk, cpu: CpuState | None = None) -> str:
         facts.append(("error code", _code(walk)))
     facts.append(("decided at", _decided(walk)))
     culprits = walk.culprits
-    if len(culprits) > 1:
-        others = ", ".join(f"{entry_name(step.level)} {index_of(step)}" for step in culprits)
-        facts.append(("withheld by", f"{others}: each must grant it"))
+    if len(culprits) > 1 or any(step.level != walk.level for step in culprits):
+        entries = ", ".join(f"{entry_name(step.level)} {index_of(step)}" for step in culprits)
+        facts.append(("withheld by", f"{entries}: every level must grant it"))
     facts.append(("rule", f"{walk.rule}: {RULE_TEXT[walk.rule]}"))
     for label, text in facts:
         lines += textwrap.wrap(
