@@ -16,14 +16,16 @@ __all__ = ["BOOTLOADER"]
 
 
 def _tell(stage: Stage) -> None:
+    from harness.asm import assemble
     from harness.boot import (
         BootConfig,
         BootInfo,
-        assembly_kernel,
+        flat_kernel,
         level_4_listing,
         load,
         parse_boot_info,
     )
+    from harness.boot.kernel import FLAT_ADDRESS
     from harness.boot.run import run_booted
     from harness.resources import fixtures_dir
 
@@ -32,9 +34,9 @@ def _tell(stage: Stage) -> None:
     offset = printout.physical_memory_offset or 0
     stage.picture("the lecture's printout, region by region", _regions(printout))
     kernel = stage.kernel("boot-info")
-    state = load(
-        assembly_kernel(kernel.path), BootConfig(map_physical_memory=True), machine=printout
-    )
+    code = assemble(kernel.source, base=FLAT_ADDRESS, file=str(kernel.path)).code
+    image = flat_kernel(code, name=kernel.name)
+    state = load(image, BootConfig(map_physical_memory=True), machine=printout)
     report = run_booted(state, seconds=30, engine=stage.engine)
     stage.ran(kernel, report.exit)
     registers = report.exit.registers
@@ -96,9 +98,11 @@ BOOTLOADER = Chapter(
     name="bootloader",
     title="The bootloader's help: BootInfo and the two features",
     lecture=(
-        "We can't create these mappings without an existing way to access the page tables.",
+        "We can't create these required mappings without an existing way to access the page "
+        "tables.",
         "The map_physical_memory feature maps the complete physical memory somewhere.",
-        "With recursive_page_table, the bootloader maps an entry of the level 4 table recursively.",
+        "With the recursive_page_table feature, the bootloader maps an entry of the level 4 table "
+        "recursively.",
         "physical_memory_offset: virtual start address of the physical memory mapping.",
     ),
     claim="The bootloader makes the first mapping, and one number in BootInfo tells where it is.",

@@ -23,7 +23,8 @@ def _tell(stage: Stage) -> None:
         said=at,
         predicted=active_level_4_table(space, offset),
     )
-    used = [(i, raw) for i in range(512) if (raw := space.read_u64(at + 8 * i))]
+    words = memory.frame(cpu.root).tolist()
+    used = [(index, raw) for index, raw in enumerate(words) if raw]
     begins = {
         index: f"from {_first_address(index)}: {PageTableEntry(raw, 4).flags}"
         for index, raw in used
@@ -51,8 +52,8 @@ LEVEL_4_TABLE = Chapter(
     lecture=(
         "First, we simply access the page table. Read from CR3. Offset. A billion casts.",
         "let virt = offset + phys.as_u64();",
-        "Various non-empty entries, which map different level 3 tables: kernel code, kernel stack,",
-        "physical memory mapping, boot information.",
+        "Various non-empty entries, which map different level 3 tables.",
+        "Kernel code. Kernel stack. Physical memory mapping. Boot information.",
     ),
     claim="The level 4 table is at physical_memory_offset + CR3.",
     conclusion="The kernel holds its own level 4 table, and can loop over it like over any array.",

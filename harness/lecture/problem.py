@@ -45,7 +45,7 @@ PROBLEM = Chapter(
     title="Accessing page tables: the problem",
     lecture=(
         "We can't directly access physical addresses from our kernel.",
-        "Say we want to access physical 4 KiB. It is located not at virtual 4 KiB.",
+        "Say we want to access physical 4 KiB. It is located not ... virtual 4 KiB.",
     ),
     claim="A kernel that dereferences a physical address gets another frame, or a page fault.",
     conclusion="Every address that an instruction uses is virtual, those that come from CR3 too.",

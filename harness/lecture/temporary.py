@@ -121,7 +121,8 @@ TEMPORARY = Chapter(
     name="temporary",
     title="Temporary mapping: index 0, 8 and 9 of one level 1 table",
     lecture=(
-        "The table controls the first 2 MiB of addresses. Index 8 maps 32 KiB to 32 KiB.",
+        "The table controls the first 2 MiB of addresses.",
+        "Then, index 8 maps 32 KiB (virtual) to 32 KiB (physical).",
         "By mapping the 0th entry of the level 1 table to the frame with address 24 KiB ...",
         "By mapping the 9th entry of the level 1 table to the frame with address 4 KiB ...",
         "Given typical page table sizes, this allows up to 2^9 - 1 = 511 mappings.",

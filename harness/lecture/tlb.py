@@ -46,28 +46,30 @@ def _big_pages(stage: Stage) -> None:
     stage.picture("the same memory in one 2 MiB page", path_picture(memory, cpu, big))
     words = int(result.kernel.inputs["r8"])
     pages = leaves(memory, cpu).va.tolist()
+    rows = [("", "4 KiB pages", "2 MiB page")]
+    rows += [
+        (what, str(registers[a]), str(registers[b]))
+        for what, a, b in (
+            ("leaf entries that the CPU used", "rax", "rbx"),
+            ("times that it went to the tables", "r10", "r11"),
+            ("the last 16 read again: times it went", "r12", "r13"),
+        )
+    ]
     stage.picture(
         f"{words} reads, 4 KiB apart",
-        "\n".join(
-            f"{what:<44}{registers[a]:>14}{registers[b]:>14}"
-            for what, a, b in (
-                ("leaf entries that the CPU used", "rax", "rbx"),
-                ("times that it went to the tables", "r10", "r11"),
-                ("the last 16 read again: times it went", "r12", "r13"),
-            )
-        ),
+        "\n".join(f"{what:<40}{first:>14}{second:>14}" for what, first, second in rows),
     )
-    for name, start, register in (("4 KiB pages", small, "rax"), ("2 MiB page", big, "rbx")):
+    for name, start, register in (("4 KiB pages", small, "rax"), ("a 2 MiB page", big, "rbx")):
         held = sum(start <= va < start + PageSize.Size2MiB for va in pages)
         stage.check(
-            f"leaf entries that were used for the buffer in {name}",
+            f"leaf entries that were used for the buffer in {name}, out of those there are",
             said=str(registers[register]),
             predicted=str(held),
         )
     stage.note(
         f"Each time it goes to the tables it reads {len(walk(memory, cpu, small).steps)} entries "
         f"for a 4 KiB page and {len(walk(memory, cpu, big).steps)} for a 2 MiB page. A TLB with "
-        "entries of 2 MiB would need to go once; this CPU keeps 4 KiB pieces of a bigger page."
+        f"entries of 2 MiB need go once for all of them; this CPU went {registers['r11']} times."
     )
 
 
@@ -86,20 +88,19 @@ def _stale(stage: Stage) -> None:
         may = " or ".join(read.permitted)
         lines.append(f"{read.done:<32}─► frame {seen:<9} the manual permits {may}")
     stage.picture("what the same page showed after each step", "\n".join(lines))
-    for read in _READS:
-        seen = shown.get(registers[read.register], "neither")
-        if len(read.permitted) == 1:
-            stage.check(
-                f"after {read.done}: the CPU must show the frame that the entry names",
-                said=registers[read.register],
-                predicted=frames[read.permitted],
-            )
-        else:
-            stage.check(
-                f"after {read.done}: the old frame or the new one, never anything else",
-                said=f"frame {seen}",
-                predicted=f"frame {seen if seen in read.permitted else 'A or B'}",
-            )
+    certain = [read for read in _READS if len(read.permitted) == 1]
+    stage.check(
+        "where the manual leaves no choice, the frame that the entry names",
+        said=[registers[read.register] for read in certain],
+        predicted=[frames[read.permitted] for read in certain],
+    )
+    either = [read for read in _READS if len(read.permitted) > 1]
+    seen_there = [shown.get(registers[read.register], "neither") for read in either]
+    stage.check(
+        "where it does, the old frame or the new one, and never anything else",
+        said=[f"frame {letter}" for letter in seen_there],
+        predicted=[f"frame {letter if letter in 'AB' else 'A or B'}" for letter in seen_there],
+    )
 
 
 TLB = Chapter(
