@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from unicorn import UC_ARCH_X86, UC_MODE_64, UC_PROT_ALL, Uc
+from unicorn import UC_ARCH_X86, UC_MODE_64, UC_PROT_ALL, UC_PROT_EXEC, Uc
 from unicorn import x86_const as x86
 
 from harness.cpu import CpuState
@@ -231,6 +231,26 @@ class Core:
             return None
         return self._translated.value
 
+    def forget_exception(self) -> None:
+        """Let the next exception arrive as itself (unicorn 2.1.4, facts.md 2 and 3)."""
+        self.save()
+        self.d[self.at.previous // 4] = 0xFFFF_FFFF
+        self.restore()
+
+    def fetch(self, rip: int, size: int) -> bytes:
+        """Read code that the CPU has just fetched; less, where the next page is not there."""
+        found = b""
+        cr2 = self.uc.reg_read(x86.UC_X86_REG_CR2)  # a translation that fails overwrites it
+        while size:
+            pa = self.translate(rip, UC_PROT_EXEC)
+            count = min(size, 0x1000 - (rip & 0xFFF))
+            if pa is None or not self.memory.contains(pa, count):
+                break
+            found += self.memory.read(pa, count)
+            rip, size = rip + count, size - count
+        self.uc.reg_write(x86.UC_X86_REG_CR2, cr2)
+        return found
+
 
 class Scratch:
     """The engine's own frames: page tables that show them, the probe's code, and the arrays.
@@ -239,6 +259,7 @@ class Scratch:
     supervisor and the next 2 MiB show the same frames to ring 3.
     """
 
+    EMPTY = 0
     CODE = 0x8000
     ADDRESSES = 0x1_0000
     VALUES = 0x9_0000

@@ -19,7 +19,7 @@ from harness.engine.run import PAGE_FAULT, Event, vector_name
 from harness.engine.unicorn.core import Core
 from harness.errors import NoMemory
 
-__all__ = ["Pending", "deliver"]
+__all__ = ["WITH_ERROR_CODE", "Pending", "deliver", "port_fault"]
 
 _DOUBLE_FAULT, _INVALID_TSS, _NOT_PRESENT, _STACK, _PROTECTION = 8, 10, 11, 12, 13
 _CONTRIBUTORY = frozenset({0, _INVALID_TSS, _NOT_PRESENT, _STACK, _PROTECTION})
@@ -29,6 +29,7 @@ _LMA_CS64 = 1 << 14 | 1 << 15
 """unicorn 2.1.4: hflags bits of long mode and of a 64-bit code segment."""
 _MASK = (1 << 64) - 1
 _IDT = 2
+_IO_MAP_BASE = 0x66
 _LA57 = 1 << 12
 
 
@@ -287,3 +288,30 @@ def _tss_stack(core: Core, supervisor: _Supervisor, ist: int, cpl: int, external
             f"the TSS, limit {limit:#x}, does not hold {name}",
         )
     return int.from_bytes(supervisor.read(base + at, 8, f"the TSS's {name}"), "little")
+
+
+def port_fault(core: Core, port: int, size: int) -> Pending | None:
+    """Give what a port raises at a CPL above IOPL, None where the TSS's I/O map opens it.
+
+    SDM 1, 19.5.2.
+
+    :param size: bytes.
+    :raises NoMemory: when the TSS lies outside RAM.
+    """
+    _, base, limit, _ = core.uc.reg_read(x86.UC_X86_REG_TR)
+    refused = Pending(_PROTECTION, 0)
+    if limit < _IO_MAP_BASE + 1:
+        return refused
+    supervisor = _Supervisor(core)
+    name = "the TSS's I/O map"
+    try:
+        at = int.from_bytes(supervisor.read(base + _IO_MAP_BASE, 2, name), "little")
+        first = at + (port >> 3)
+        if first + 1 > limit:
+            return refused
+        bits = int.from_bytes(supervisor.read(base + first, 2, name), "little")
+    except _Second as second:
+        return Pending(second.vector, second.error_code)
+    finally:
+        supervisor.restore()
+    return refused if bits >> (port & 7) & (1 << size) - 1 else None

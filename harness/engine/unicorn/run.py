@@ -15,6 +15,7 @@ from unicorn import (
     UC_HOOK_INSN,
     UC_HOOK_INTR,
     UC_HOOK_MEM_UNMAPPED,
+    UC_MEM_FETCH_UNMAPPED,
     UC_PROT_EXEC,
     UC_QUERY_TIMEOUT,
     Uc,
@@ -23,34 +24,34 @@ from unicorn import (
 from unicorn import x86_const as x86
 
 from harness.address import is_canonical
-from harness.cpu import CpuFeatures, CpuState
-from harness.engine.run import REGISTERS, Budget, Ending, Event, Exit, Start
+from harness.engine.run import PAGE_FAULT, REGISTERS, Budget, Ending, Event, Exit, Start
 from harness.engine.unicorn.core import Core, Layout, Scratch, unsupported_control
-from harness.engine.unicorn.deliver import WITH_ERROR_CODE, Pending, deliver
-from harness.engine.unicorn.stack import through_stack
-from harness.errors import CpuStateError, InputError, NoMemory
+from harness.engine.unicorn.deliver import WITH_ERROR_CODE, Pending, deliver, port_fault
+from harness.engine.unicorn.ports import Ports
+from harness.engine.unicorn.stack import goes_through_stack
+from harness.engine.unicorn.state import EFER, Judge, Refused
+from harness.errors import InputError, NoMemory
 from harness.memory import PhysicalMemory
 
 __all__ = ["Runner"]
 
 _NOWHERE = 1 << 63
 _DEBUG_EXCEPTION, _BREAKPOINT, _INVALID_OPCODE, _STACK_FAULT, _PROTECTION = 1, 3, 6, 12, 13
-_INT3, _ICEBP = b"\xcc", b"\xf1"
+_INT3, _ICEBP, _HLT = b"\xcc", b"\xf1", b"\xf4"
 _SINGLE_STEP = 1 << 14
 """Of DR6 (BS): the trap that RFLAGS.TF asked for, not the fault of a breakpoint."""
-_LONGEST_INSTRUCTION = 15
-_EFER, _STAR, _LSTAR, _FMASK = 0xC000_0080, 0xC000_0081, 0xC000_0082, 0xC000_0084
-_LMA, _SCE = 1 << 10, 1 << 0
-_RF = 1 << 16
-_PAE, _LA57, _CS64 = 1 << 5, 1 << 12, 1 << 15
+_NOT_CANONICAL = Pending(_PROTECTION, 0)
+_PUSHF = b"\x9c"
+_STAR, _LSTAR, _FMASK = 0xC000_0081, 0xC000_0082, 0xC000_0084
+_SCE = 1 << 0
+_RF, _TF = 1 << 16, 1 << 8
+_PAE, _CS64 = 1 << 5, 1 << 15
 _PAGING, _PROTECTED = 1 << 31, 1 << 0
 _PROTECTED_MODE = 0xB0
 """unicorn 2.1.4: hflags of 32-bit code and stack in protected mode."""
 _FLAT_STACK = 0x00CF_9300
 """A writable 32-bit data segment over all 4 GiB; without it the stack would wrap at 64 KiB."""
 _MODE_BITS = 0xC000 | 3
-_SERIAL, _LINE_CONTROL, _LINE_STATUS, _DEBUG, _EXIT = 0x3F8, 0x3FB, 0x3FD, 0xE9, 0xF4
-_READY = 0x60
 _KEPT_EVENTS = 10_000
 
 
@@ -84,19 +85,15 @@ class Runner:
         self._pending: Pending | None = None
         self._syscall = False
         self._sysenter: int | None = None
-        self._no_memory: tuple[int, str] | None = None
-        self._judged: dict[str, int] = {}
-        self._exit_code: int | None = None
-        self._serial = bytearray()
-        self._debug = bytearray()
-        self._line_control = 0
+        self._no_memory: tuple[int, int] | None = None
+        self._step_from: int | None = None
+        self._ports = Ports()
+        self._port: tuple[int, int] | None = None
+        self._frozen: bytes | None = None
         self._events: list[Event] = []
         self._dropped = 0
         self._counted: int | None = None
         self._limit = 0
-        self._features = CpuFeatures()
-        self._levels = 0
-        """Of page tables; 0 until the guest is in long mode."""
 
     def run(self, start: Start, budget: Budget) -> Exit:
         """Run from a start until the guest ends, or its budget does.
@@ -104,6 +101,7 @@ class Runner:
         :raises InputError: for a register that does not exist.
         """
         self._reset()
+        self._judge = Judge(self._core, start)
         self._begin(start)
         counter = None
         if budget.instructions is not None:
@@ -127,7 +125,7 @@ class Runner:
             uc.reg_write(x86.UC_X86_REG_CR0, _PAGING | _PROTECTED)
             uc.reg_write(x86.UC_X86_REG_CR0, 0x11)
             uc.reg_write(x86.UC_X86_REG_CR4, 0)
-            uc.reg_write(x86.UC_X86_REG_MSR, (_EFER, 0))
+            uc.reg_write(x86.UC_X86_REG_MSR, (EFER, 0))
             core.save()
             hflags = core.d[core.at.hflags // 4]
             core.d[core.at.hflags // 4] = hflags & ~_MODE_BITS | _PROTECTED_MODE
@@ -136,8 +134,6 @@ class Runner:
             reason = unsupported_control(start.cpu)
             if reason is not None:
                 raise InputError(reason)
-            self._features = start.cpu.features
-            self._levels = start.cpu.levels
             core.state[:] = core.template(start.cpu)
         core.restore()
         core.flush()
@@ -164,20 +160,36 @@ class Runner:
             left = int((deadline - time.monotonic()) * 1e6)
             if left <= 0:
                 raise _Ended(Ending.SECONDS, f"it still ran after {budget.seconds:g} s")
-            self._pending, self._syscall = None, False
-            rip = int(uc.reg_read(x86.UC_X86_REG_RIP))
+            self._pending, self._syscall, self._no_memory = None, False, None
+            rip = self._rip()
+            if self._step_from is not None:
+                self._arm(rip)
+            failed = None
             try:
                 uc.emu_start(rip, stop, timeout=left)
             except UcError as error:
-                self._failed(error)
-            rip = int(uc.reg_read(x86.UC_X86_REG_RIP))
+                failed = error
+            rip = self._rip()
+            if self._step_from is not None:
+                if self._stepped(rip):
+                    continue
+            elif self._too_early(rip):
+                self._step_from = rip
+                continue
+            if failed is not None:
+                self._failed(failed)
             if self._sysenter is not None:
                 raise _Ended(
                     Ending.UNSUPPORTED,
                     f"sysenter at {self._sysenter:#x} is not executed by this engine",
                 )
-            if self._exit_code is not None:
-                raise _Ended(Ending.EXIT, f"it wrote to the exit port: exit code {self._exit_code}")
+            if self._frozen is not None:
+                self._thaw(self._frozen)
+            if self._port is not None:
+                self._refuse_port(*self._port)
+            code = self._ports.exit_code
+            if code is not None:
+                raise _Ended(Ending.EXIT, f"it wrote to the exit port: exit code {code}")
             if self._pending is not None:
                 self._deliver(self._pending)
             elif self._syscall:
@@ -188,40 +200,43 @@ class Runner:
             elif rip == stop:
                 raise _Ended(Ending.STOP, f"it reached {rip:#x}")
             elif not uc.query(UC_QUERY_TIMEOUT):
+                if self._core.fetch(rip - 1, 1) != _HLT:
+                    raise _Ended(Ending.UNSUPPORTED, f"Unicorn stopped at {rip:#x} for no reason")
                 raise _Ended(Ending.HALT, f"it halted at {rip:#x}")
 
     def _failed(self, error: UcError) -> None:
         if self._no_memory is not None:
-            pa, how = self._no_memory
+            pa, kind = self._no_memory
+            how = _HOW.get(kind, "access")
             raise _Ended(Ending.NO_MEMORY, f"it tried to {how} physical address {pa:#x}, not RAM")
         if error.errno == UC_ERR_INSN_INVALID:
             self._pending = Pending(_INVALID_OPCODE)
-            if self._code(self._rip(), 1) == _ICEBP:  # unicorn 2.1.4 does not know it
+            if self._core.fetch(self._rip(), 1) == _ICEBP:  # unicorn 2.1.4 does not know it
                 self._move(self._rip() + 1)
                 self._pending = Pending(_DEBUG_EXCEPTION, trap=True)
             return
         raise _Ended(Ending.UNSUPPORTED, f"Unicorn stopped with an error of its own: {error}")
 
     def _deliver(self, pending: Pending) -> None:
-        if not self._core.uc.reg_read(x86.UC_X86_REG_MSR, _EFER) & _LMA:
-            self._note([Event(pending.vector, pending.error_code, None, self._rip(), 0)])
+        try:
+            long_mode = self._judge.look()
+        except Refused as refused:
+            raise _Ended(Ending.UNSUPPORTED, str(refused)) from None
+        rip, levels = self._rip(), self._judge.levels
+        if not long_mode:
+            self._note([Event(pending.vector, pending.error_code, None, rip, 0)])
             raise _Ended(
                 Ending.UNSUPPORTED,
                 f"exception {pending.vector} came before long mode, where none is delivered",
             )
-        control = self._control()
-        if control != self._judged:
-            self._judge(control)
-            self._judged = control
-        rip, levels = self._rip(), 5 if control["cr4"] & _LA57 else 4
         if not is_canonical(rip, levels):
             raise _Ended(
                 Ending.UNSUPPORTED,
                 f"it went to {rip:#x}, not canonical: a CPU raises #GP at the instruction that "
                 "goes there, and Unicorn only behind it",
             )
-        if pending.vector == _PROTECTION and pending.error_code == 0:
-            pending = self._stack_fault(pending, rip, levels)
+        if pending == _NOT_CANONICAL and goes_through_stack(self._core, rip, levels):
+            pending = Pending(_STACK_FAULT, 0)
         try:
             events, entered = deliver(self._core, pending)
         except NoMemory as error:
@@ -232,35 +247,6 @@ class Runner:
         self._note(events)
         if not entered:
             raise _Ended(Ending.SHUTDOWN, "a triple fault: no handler could be entered")
-
-    def _stack_fault(self, pending: Pending, rip: int, levels: int) -> Pending:
-        """Make #SS of a #GP whose access went through SS."""
-        core = self._core
-        core.save()
-        if not core.d[core.at.hflags // 4] & _CS64:
-            return pending
-
-        def register(name: str) -> int | None:
-            return int(core.uc.reg_read(_REGISTER[name])) if name in _REGISTER else None
-
-        code = self._code(rip, _LONGEST_INSTRUCTION)
-        if through_stack(code, rip, register, levels):
-            return Pending(_STACK_FAULT, 0)
-        return pending
-
-    def _code(self, rip: int, size: int) -> bytes:
-        """Read what the CPU has just fetched; less, where the next page is not there."""
-        uc, found = self._core.uc, b""
-        cr2 = uc.reg_read(x86.UC_X86_REG_CR2)  # a translation that fails overwrites it
-        while size:
-            pa = self._core.translate(rip, UC_PROT_EXEC)
-            count = min(size, 0x1000 - (rip & 0xFFF))
-            if pa is None or not self._memory.contains(pa, count):
-                break
-            found += self._memory.read(pa, count)
-            rip, size = rip + count, size - count
-        uc.reg_write(x86.UC_X86_REG_CR2, cr2)
-        return found
 
     def _note(self, events: list[Event]) -> None:
         self._events += events
@@ -273,7 +259,7 @@ class Runner:
         uc, core = self._core.uc, self._core
         core.save()
         in_64_bit = core.d[core.at.hflags // 4] & _CS64
-        if not in_64_bit or not uc.reg_read(x86.UC_X86_REG_MSR, _EFER) & _SCE:
+        if not in_64_bit or not uc.reg_read(x86.UC_X86_REG_MSR, EFER) & _SCE:
             self._move(rip - 2)
             self._deliver(Pending(_INVALID_OPCODE))
             return
@@ -293,66 +279,17 @@ class Runner:
         core.d[core.at.hflags // 4] &= ~3
         core.restore()
 
-    def _control(self) -> dict[str, int]:
-        uc = self._core.uc
-        return {
-            "cr0": int(uc.reg_read(x86.UC_X86_REG_CR0)),
-            "cr3": int(uc.reg_read(x86.UC_X86_REG_CR3)),
-            "cr4": int(uc.reg_read(x86.UC_X86_REG_CR4)),
-            "efer": int(uc.reg_read(x86.UC_X86_REG_MSR, _EFER)),
-        }
-
-    def _judge(
-        self, control: dict[str, int], *, rflags: int = 2, pkru: int = 0, cpl: int = 0
-    ) -> CpuState | None:
-        """Return the CPU's state, None outside long mode.
-
-        Unicorn 2.1.4 lets a guest load what a CPU refuses with #GP, and bits whose feature it does
-        not have: what follows would not be what a CPU does.
-
-        :raises _Ended: when that has happened
-        """
-        if not control["efer"] & _LMA:
-            if self._levels:
-                raise _Ended(Ending.UNSUPPORTED, "it left long mode, which is not modelled")
-            return None
-        try:
-            cpu = CpuState(
-                cr0=control["cr0"],
-                cr3=control["cr3"],
-                cr4=control["cr4"],
-                efer=control["efer"],
-                rflags=rflags,
-                pkru=pkru,
-                cpl=cpl,
-                features=self._features,
-            )
-        except CpuStateError as error:
-            raise _Ended(
-                Ending.UNSUPPORTED,
-                f"it loaded control registers that a CPU refuses, and Unicorn does not: {error}",
-            ) from None
-        reason = unsupported_control(cpu)
-        if reason is not None:
-            raise _Ended(Ending.UNSUPPORTED, f"it turned on what is not there: {reason}")
-        if self._levels not in (0, cpu.levels):
-            raise _Ended(
-                Ending.UNSUPPORTED,
-                "it changed CR4.LA57 in long mode, which a CPU refuses, and Unicorn does not",
-            )
-        self._levels = cpu.levels
-        return cpu
-
     def _end(self, ending: Ending, detail: str) -> Exit:
         uc, core = self._core.uc, self._core
         core.save()
         cpl = core.d[core.at.hflags // 4] & 3
         rflags = int(uc.reg_read(x86.UC_X86_REG_EFLAGS))
-        control = self._control()
+        control = self._judge.control()
         try:
-            cpu = self._judge(control, rflags=rflags, pkru=core.d[core.at.pkru // 4], cpl=cpl)
-        except _Ended as ended:
-            ending, detail, cpu = ended.ending, ended.detail, None
+            pkru = core.d[core.at.pkru // 4]
+            cpu = self._judge.state(control, rflags=rflags, pkru=pkru, cpl=cpl)
+        except Refused as refused:
+            ending, detail, cpu = Ending.UNSUPPORTED, str(refused), None
         control["cr2"] = int(uc.reg_read(x86.UC_X86_REG_CR2))
         return Exit(
             ending=ending,
@@ -364,9 +301,9 @@ class Runner:
             control=dict(sorted(control.items())),
             events=tuple(self._events),
             dropped=self._dropped,
-            serial=bytes(self._serial),
-            debug=bytes(self._debug),
-            exit_code=self._exit_code,
+            serial=bytes(self._ports.serial),
+            debug=bytes(self._ports.debug),
+            exit_code=self._ports.exit_code,
             instructions=self._counted,
             cpu=cpu,
         )
@@ -384,6 +321,9 @@ class Runner:
 
     def _on_exception(self, uc: Uc, vector: int, _data: Any) -> None:
         core = self._core
+        if self._frozen is not None:
+            uc.emu_stop()
+            return
         core.save()
         software = bool(core.d[core.at.software // 4])
         error_code = None
@@ -400,7 +340,9 @@ class Runner:
 
     def _origin(self, vector: int, after: int) -> int:
         """Return the address of the ``int3`` or ``int n`` that ends at an address."""
-        return after - (1 if vector == _BREAKPOINT and self._code(after - 1, 1) == _INT3 else 2)
+        return after - (
+            1 if vector == _BREAKPOINT and self._core.fetch(after - 1, 1) == _INT3 else 2
+        )
 
     def _dr6(self) -> int:
         return int(self._core.uc.reg_read(x86.UC_X86_REG_DR6))
@@ -408,7 +350,7 @@ class Runner:
     def _on_no_memory(
         self, _uc: Uc, kind: int, pa: int, _size: int, _value: int, _data: Any
     ) -> bool:
-        self._no_memory = pa, _HOW.get(kind, "access")
+        self._no_memory = pa, kind
         return False
 
     def _on_instruction(self, uc: Uc, _address: int, _size: int, _data: Any) -> None:
@@ -425,27 +367,114 @@ class Runner:
         self._sysenter = self._rip()
         uc.emu_stop()
 
-    def _on_in(self, _uc: Uc, port: int, size: int, _data: Any) -> int:
-        if port == _LINE_STATUS:
-            return _READY
-        if port == _LINE_CONTROL:
-            return self._line_control
-        if port == _DEBUG:
-            return _DEBUG
-        if _SERIAL <= port < _SERIAL + 8:
-            return 0
-        return (1 << 8 * size) - 1
+    def _on_in(self, uc: Uc, port: int, size: int, _data: Any) -> int:
+        return 0 if self._closed(uc, port, size) else self._ports.read(port, size)
 
     def _on_out(self, uc: Uc, port: int, size: int, value: int, _data: Any) -> None:
-        if port == _SERIAL and not self._line_control & 0x80:
-            self._serial.append(value & 0xFF)
-        elif port == _LINE_CONTROL:
-            self._line_control = value & 0xFF
-        elif port == _DEBUG:
-            self._debug.append(value & 0xFF)
-        elif port == _EXIT:
-            self._exit_code = (value & (1 << 8 * size) - 1) << 1 | 1
-            uc.emu_stop()
+        if not self._closed(uc, port, size):
+            self._ports.write(port, size, value)
+            if self._ports.exit_code is not None:
+                self._freeze(uc)
+
+    def _closed(self, uc: Uc, port: int, size: int) -> bool:
+        """Whether an access to a port must not happen; unicorn 2.1.4 does not look at IOPL."""
+        if self._frozen is not None:
+            return True
+        core = self._core
+        core.save()
+        if not uc.reg_read(x86.UC_X86_REG_CR0) & _PROTECTED:
+            return False
+        cpl = core.d[core.at.hflags // 4] & 3
+        if cpl <= int(uc.reg_read(x86.UC_X86_REG_EFLAGS)) >> 12 & 3:
+            return False
+        self._port = port, size
+        self._freeze(uc)
+        return True
+
+    def _freeze(self, uc: Uc) -> None:
+        """Let nothing happen behind this instruction.
+
+        unicorn 2.1.4: emu_stop ends a run only behind the translated block. What the block still
+        does to the registers is undone by :meth:`_thaw`, and a root table that maps nothing keeps
+        it from memory.
+        """
+        self._core.save()
+        self._frozen = bytes(self._core.state)
+        cr0 = uc.reg_read(x86.UC_X86_REG_CR0)
+        if not cr0 & _PAGING:
+            uc.reg_write(x86.UC_X86_REG_CR4, uc.reg_read(x86.UC_X86_REG_CR4) | _PAE)
+            uc.reg_write(x86.UC_X86_REG_CR0, cr0 | _PAGING | _PROTECTED)
+        uc.reg_write(x86.UC_X86_REG_CR3, self._core.layout.scratch + Scratch.EMPTY)
+        uc.emu_stop()
+
+    def _thaw(self, frozen: bytes) -> None:
+        core = self._core
+        core.state[:] = frozen
+        core.restore()
+        core.flush()
+        self._frozen = None
+
+    def _refuse_port(self, port: int, size: int) -> None:
+        """Raise #GP for a port that ring 3 may not use."""
+        self._port = None
+        try:
+            self._pending = port_fault(self._core, port, size)
+        except NoMemory as error:
+            raise _Ended(
+                Ending.NO_MEMORY, f"the TSS's I/O map needs memory at {error.pa:#x}, not RAM"
+            ) from None
+        if self._pending is None:
+            raise _Ended(
+                Ending.UNSUPPORTED,
+                f"port {port:#x} at {self._rip():#x} is open by the TSS's I/O map alone, "
+                "which this engine does not execute",
+            )
+
+    # Code at the end of a page.
+    #
+    # unicorn 2.1.4: a block of code that runs on into the next page is translated, and faults,
+    # before its first instruction is executed. Its instructions are then run one by one.
+
+    def _too_early(self, rip: int) -> bool:
+        """Whether what stopped the CPU is the fetch of an instruction behind the one at RIP."""
+        uc = self._core.uc
+        if uc.reg_read(x86.UC_X86_REG_EFLAGS) & _TF:
+            return False
+        if self._no_memory is not None:
+            pa, kind = self._no_memory
+            here = self._core.translate(rip, UC_PROT_EXEC)
+            return kind == UC_MEM_FETCH_UNMAPPED and here is not None and here >> 12 != pa >> 12
+        pending = self._pending
+        return (
+            pending is not None
+            and pending.vector == PAGE_FAULT
+            and not pending.software
+            and uc.reg_read(x86.UC_X86_REG_CR2) == (rip | 0xFFF) + 1
+        )
+
+    def _arm(self, rip: int) -> None:
+        uc = self._core.uc
+        if self._core.fetch(rip, 1) == _PUSHF:
+            raise _Ended(
+                Ending.UNSUPPORTED,
+                f"pushf at {rip:#x}, before a page that is missing, is not executed by this engine",
+            )
+        self._core.forget_exception()
+        uc.reg_write(x86.UC_X86_REG_EFLAGS, uc.reg_read(x86.UC_X86_REG_EFLAGS) | _TF)
+
+    def _stepped(self, rip: int) -> bool:
+        """Take single-stepping back; return whether the next instruction is to be stepped too."""
+        uc, before = self._core.uc, self._step_from
+        assert before is not None
+        uc.reg_write(x86.UC_X86_REG_EFLAGS, uc.reg_read(x86.UC_X86_REG_EFLAGS) & ~_TF)
+        done = self._pending is not None and self._pending.vector == _DEBUG_EXCEPTION
+        if done and self._pending is not None and self._pending.trap:
+            uc.reg_write(x86.UC_X86_REG_DR6, self._dr6() & ~_SINGLE_STEP)
+            self._pending = None
+            self._step_from = rip if before < rip <= before | 0xFFF else None
+            return True
+        self._step_from = None
+        return False
 
 
 _REGISTER = {name: getattr(x86, f"UC_X86_REG_{name.upper()}") for name in REGISTERS}

@@ -16,13 +16,19 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
-from harness.address import is_canonical
+from unicorn import x86_const as x86
 
-__all__ = ["through_stack"]
+from harness.address import is_canonical
+from harness.engine.unicorn.core import Core
+
+__all__ = ["goes_through_stack", "through_stack"]
 
 _PUSHES = frozenset({"push", "pushfq", "pushf", "call", "enter"})
 _POPS = frozenset({"pop", "popfq", "popf", "ret", "retf", "retfq", "iretq", "iretd", "leave"})
 _MASK = (1 << 64) - 1
+_CS64 = 1 << 15
+"""unicorn 2.1.4: the hflags bit of a 64-bit code segment."""
+_LONGEST_INSTRUCTION = 15
 
 
 @functools.cache
@@ -32,6 +38,22 @@ def _decoder() -> Any:
     decoder = capstone.Cs(capstone.CS_ARCH_X86, capstone.CS_MODE_64)
     decoder.detail = True
     return decoder
+
+
+def goes_through_stack(core: Core, rip: int, levels: int) -> bool:
+    """Say whether the instruction that has just raised #GP(0) deserves #SS.
+
+    :param levels: 4 or 5, for what is canonical.
+    """
+    core.save()
+    if not core.d[core.at.hflags // 4] & _CS64:
+        return False
+
+    def register(name: str) -> int | None:
+        number = getattr(x86, f"UC_X86_REG_{name.upper()}", None)
+        return None if number is None else int(core.uc.reg_read(number))
+
+    return through_stack(core.fetch(rip, _LONGEST_INSTRUCTION), rip, register, levels)
 
 
 def through_stack(
