@@ -371,7 +371,10 @@ def test_an_abort_is_reported_and_the_others_go_on(monkeypatch: pytest.MonkeyPat
 
     result = harness("check")
     assert result.exit_code == 3
-    assert "✗ first: the worker died of SIGABRT while running abort" in result.stdout
+    assert result.stderr.splitlines() == [
+        f"Error: {name}: the worker died of SIGABRT while running abort"
+        for name in ("first", "third")
+    ]
     assert "4,166" in result.stdout
     assert "✗ 2 of 3 do not agree" in result.stdout
 
@@ -394,7 +397,7 @@ def test_a_damaged_set_is_bad_input_and_the_others_go_on(tmp_path: Path) -> None
     result = harness("check", tmp_path, SMALL)
 
     assert result.exit_code == 2
-    assert "cpu.json" in result.stdout
+    assert "cpu.json" in result.stderr
     assert "4,166" in result.stdout
 
 

@@ -58,10 +58,13 @@ def check(sets: tuple[Path, ...], every: bool, engine: str, as_json: bool) -> No
     seconds = time.perf_counter() - started
     if as_json:
         click.echo(json.dumps(_json(jobs, seconds)))
-    else:
+    elif any(job.error is None for job in jobs):
         from harness.show.console import console
 
         _print(console(), jobs, seconds)
+    for job in jobs:
+        if job.error is not None:
+            click.echo(f"Error: {job.name}: {sentence(job.error)}", err=True)
     raise SystemExit(max(job.exit_code for job in jobs))
 
 
@@ -212,8 +215,6 @@ def _print(console: Console, jobs: Sequence[_Job], seconds: float) -> None:
         _print_kernels(console, kernels)
     _print_sets(console, sets)
     for job in (*kernels, *sets):
-        if job.error is not None:
-            console.print(Text(f"✗ {job.name}: {sentence(job.error)}", style="bold red"))
         if job.kernel is not None:
             for failure in job.kernel.failures:
                 console.print(Text(f"✗ {job.name}: {failure}", style="red"))

@@ -45,7 +45,10 @@ def probe(file: Path, engine: str, as_json: bool) -> None:
     if engine not in (*ENGINES, "all", "none"):
         raise EngineMissing(f"the engine must be one of {', '.join(ENGINES)}, not {engine}")
     engines = ENGINES if engine == "all" else () if engine == "none" else (engine,)
-    answers: list[Answer] = isolated(answer_cases, file, tuple(engines))
+    # Without an engine there is nothing that could take this process down.
+    answers: list[Answer] = (
+        isolated(answer_cases, file, tuple(engines)) if engines else answer_cases(file, ())
+    )
     if as_json:
         for answer in answers:
             click.echo(json.dumps(answer.to_json()))
