@@ -88,14 +88,18 @@ class Kernel:
 
         :param constants: more names that the source may use; they win over the header's.
         :raises AssemblyError: naming file and line.
+        :raises InputError: when there is nothing to execute.
         """
-        return assemble(
+        program = assemble(
             self.source,
             base=KERNEL_BASE,
             bits=32 if self.protected else 64,
             file=str(self.path),
             constants={"PML4": TABLES_BASE, **(constants or {})},
         )
+        if not program.code:
+            raise InputError(f"{self.path} must hold at least one instruction, but is empty")
+        return program
 
     def build(self, engine: str = "unicorn") -> Machine:
         """Make the machine that the header describes, without the code.
