@@ -187,6 +187,13 @@ def test_the_command_prints_a_chapter_and_its_kernel_ran() -> None:
     assert CHAPTERS["recursive"].conclusion in result.output
 
 
+def test_an_engine_that_does_not_exist_is_no_traceback() -> None:
+    result = invoke("problem", "--engine", "abacus")
+
+    assert result.exit_code in (2, 3)
+    assert "abacus" in result.output
+
+
 def test_json_holds_every_chapter_that_was_asked_for() -> None:
     result = invoke("problem", "map-to", "--json")
 
@@ -219,7 +226,7 @@ def test_an_unknown_chapter_is_a_sentence_and_exit_code_2() -> None:
 def test_a_claim_that_does_not_hold_is_exit_code_1(monkeypatch: pytest.MonkeyPatch) -> None:
     chapter = find_chapter("problem")
     failing = tell(chapter, lambda name: flipped(load_kernel(name)))
-    monkeypatch.setattr("harness.commands.lecture._told", lambda name, engine: failing)
+    monkeypatch.setattr("harness.commands.lecture._told", lambda names, engine: [failing])
 
     assert invoke("problem").exit_code == 1
     assert json.loads(invoke("problem", "--json").output)["passed"] is False

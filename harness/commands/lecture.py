@@ -10,7 +10,7 @@ import click
 if TYPE_CHECKING:
     from harness.lecture import Report
 
-__all__ = ["lecture", "tell_chapter"]
+__all__ = ["lecture", "tell_chapters"]
 
 
 @click.command()
@@ -46,13 +46,12 @@ def lecture(
             print_list(make_console(), [(name, CHAPTERS[name].title) for name in names])
         return
     numbers = {name: number for number, name in enumerate(CHAPTERS, 1)}
-    reports = []
-    for name in names:
-        report = _told(name, engine)
-        reports.append(report)
-        if not as_json:
-            print_report(make_console(), report, code=code, number=numbers[name])
-            if pause and name != names[-1]:
+    reports = _told(names, engine)
+    if not as_json:
+        console = make_console()
+        for report in reports:
+            print_report(console, report, code=code, number=numbers[report.name])
+            if pause and report is not reports[-1]:
                 click.pause()
     passed = all(report.passed for report in reports)
     if as_json:
@@ -62,17 +61,35 @@ def lecture(
         raise SystemExit(1)
 
 
-def tell_chapter(name: str, engine: str) -> Report:
-    """Tell a chapter in this process.
+def tell_chapters(names: list[str], engine: str) -> list[Report]:
+    """Tell chapters in this process.
 
-    :raises InputError: when there is none of that name.
+    :raises InputError: when there is none of a name.
     """
+    from harness.isolate import doing
     from harness.lecture import find_chapter, tell
 
-    return tell(find_chapter(name), engine=engine)
+    reports = []
+    for number, name in enumerate(names):
+        doing(f"telling {name}", number, len(names))
+        reports.append(tell(find_chapter(name), engine=engine))
+    return reports
 
 
-def _told(name: str, engine: str) -> Report:
-    from harness.isolate import isolated
+def _told(names: list[str], engine: str) -> list[Report]:
+    # In one worker: most of a chapter's time would go into starting one.
+    from rich.console import Console
 
-    return isolated(tell_chapter, name, engine)
+    from harness.isolate import Progress, isolated_all
+
+    console = Console(stderr=True)
+    with console.status("telling the lecture") as status:
+        for event in isolated_all([(tell_chapters, (names, engine), {})]):
+            if isinstance(event, Progress):
+                status.update(f"{event.what}, {event.done + 1} of {event.total}")
+            elif event.error is not None:
+                raise event.error
+            else:
+                reports: list[Report] = event.value
+                return reports
+    raise AssertionError("every call ends")

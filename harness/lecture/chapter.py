@@ -16,7 +16,7 @@ it is never told from memory. A kernel that does not exist is an
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from itertools import takewhile
 from pathlib import Path
@@ -28,11 +28,11 @@ from harness.machine import TABLES_BASE
 from harness.resources import asm_dir
 
 if TYPE_CHECKING:
+    from harness.cpu import CpuState
     from harness.engine.run import Exit
     from harness.kernels import Kernel, KernelResult
-    from harness.machine import Machine
     from harness.memory import PhysicalMemory
-    from harness.outcome import AccessLike, Observation, Observations
+    from harness.outcome import AccessLike, Observation
 
 __all__ = [
     "Chapter",
@@ -315,20 +315,18 @@ class Stage:
         """
         self.items.append(Check(claim, _shown(said), _shown(predicted), unlike))
 
-    def probe(self, machine: Machine, va: SupportsIndex, access: AccessLike) -> Observation:
-        """Ask the CPU one more question about the memory that a kernel left behind."""
-        return self.probe_many(machine, [int(va)], access)[0]
-
-    def probe_many(
-        self, machine: Machine, vas: Sequence[int], access: AccessLike = "read"
-    ) -> Observations:
-        """Ask the CPU about many addresses in the memory that a kernel left behind."""
-        import numpy as np
-
+    def probe(
+        self,
+        memory: PhysicalMemory,
+        cpu: CpuState,
+        vas: Iterable[int],
+        access: AccessLike = "read",
+    ) -> list[Observation]:
+        """Ask the CPU more questions about the memory that a kernel left behind."""
         from harness.machine import Machine
 
-        with Machine(machine.memory, cpu=machine.cpu, engine=self.engine) as again:
-            return again.engine.probe_many(again.cpu, np.array(vas, np.uint64), access)
+        with Machine(memory, cpu=cpu, engine=self.engine) as machine:
+            return [machine.probe(va, access) for va in vas]
 
 
 def tell(

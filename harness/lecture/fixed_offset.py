@@ -10,6 +10,7 @@ from harness.frames import BitmapFrameAllocator
 from harness.lecture.chapter import Chapter, Stage
 from harness.mapping.fixed_offset import FixedOffsetPageTable
 from harness.mapping.space import AddressSpace
+from harness.outcome import Outcome
 from harness.show.diagram import path_picture, physical_spans, window_picture
 from harness.walk import walk
 
@@ -39,13 +40,11 @@ def _tell(stage: Stage) -> None:
         f"after map_to of {format_address(inputs['rdi'])}: three new tables, three new mappings",
         _window(memory, cpu.root, offset, first_free + 16 * _KIB, kernel),
     )
-    seen = stage.probe_many(result.machine, [offset + 4096 * i for i in range(_WINDOW)])
+    seen = stage.probe(memory, cpu, [offset + 4096 * i for i in range(_WINDOW)])
     twin = _on_the_host(kernel)
     stage.check(
         f"which frames the window's {_WINDOW} pages show, probed one by one",
-        said=[
-            pa for pa, outcome in zip(seen.pa.tolist(), seen.outcome, strict=True) if not outcome
-        ],
+        said=[each.pa for each in seen if each.outcome is Outcome.MAPPED],
         predicted=[
             pa for i in range(_WINDOW) if (pa := walk(twin, cpu, offset + 4096 * i).pa) is not None
         ],

@@ -47,10 +47,11 @@ def _tell(stage: Stage) -> None:
         predicted=memory.read_u64(int(mapper.translate_addr(offset + 10 * _MIB) or 0)),
     )
     frames = range(0, memory.size, PageSize.Size4KiB)
-    seen = stage.probe_many(machine, [offset + frame for frame in frames])
+    seen = stage.probe(memory, cpu, [offset + frame for frame in frames])
+    right = sum(each.pa == frame for each, frame in zip(seen, frames, strict=True))
     stage.check(
         "every frame of RAM, probed at offset + its address, is where it must be",
-        said=f"{sum(map(int.__eq__, seen.pa.tolist(), frames))} of {len(frames)} frames",
+        said=f"{right} of {len(frames)} frames",
         predicted=f"{len(frames)} of {len(frames)} frames",
     )
     big = sum(int(size) == PageSize.Size2MiB for size in leaves(memory, cpu).size)

@@ -65,13 +65,15 @@ def _tell(stage: Stage) -> None:
     )
     page = operations[0][1]
     stage.picture("the page in the end, with its new tables", path_picture(memory, cpu, page))
-    seen = stage.probe(result.machine, page, "read")
+    seen = stage.probe(memory, cpu, [page])
     stage.check(
         "where the page leads in the end",
-        said=seen.pa,
-        predicted=OffsetPageTable(
-            AddressSpace(memory, cpu), int(kernel.inputs["rcx"])
-        ).translate_addr(page),
+        said=[each.pa for each in seen],
+        predicted=[
+            OffsetPageTable(AddressSpace(memory, cpu), int(kernel.inputs["rcx"])).translate_addr(
+                page
+            )
+        ],
     )
     stage.check(
         "a fault for each access that was not allowed",
@@ -99,7 +101,7 @@ def _called(operation: Operation) -> str:
 def _answer(operation: Operation, answer: int) -> str:
     if operation[0] in (_READ, _WRITE):
         if answer >= _FAULT:
-            return f"#PF, error code {answer - _FAULT:#x}"
+            return f"#PF (error code {answer - _FAULT:#x})"
         return "ok" if operation[0] == _WRITE else format_address(answer)
     return _ERRORS[answer - 1].__name__ if answer else "ok"
 

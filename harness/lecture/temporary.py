@@ -46,15 +46,13 @@ def _tell(stage: Stage) -> None:
     stage.picture("the level 1 table", table_picture(memory, _TABLE, 1, notes, notes))
     spans = virtual_spans(memory, cpu, 2048 * _KIB, other="code")
     stage.picture("the first 2 MiB of virtual memory, which it controls", strip_picture(spans))
-    machine = Machine(memory, cpu=cpu, engine=stage.engine)
-    machine.close()
     for index, register in ((0, "r8"), (9, "r9")):
         at = 4096 * index
         stage.picture(
             f"entry {index}: page {4 * index} KiB",
             path_picture(memory, cpu, at, octal_indices=False),
         )
-        seen = stage.probe(machine, at, Access.of("read", size=8))
+        (seen,) = stage.probe(memory, cpu, [at], Access.of("read", size=8))
         stage.check(
             f"page {4 * index} KiB shows the {table_name(tables[_SHOWN[index]])}: its entry 0, "
             f"read by the kernel then ({register.upper()}) and by the CPU now",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from harness.lecture.chapter import Chapter, Stage
 from harness.lecture.translations import show_translations
-from harness.outcome import Access
 from harness.show.diagram import path_picture
 from harness.walk import walk
 
@@ -36,11 +35,11 @@ def _tell(stage: Stage) -> None:
         "The walk ends at level 2: the entry has HUGE_PAGE set, and is the page. The lecture's "
         "loop expects four tables, `frame()` answers Err(HugeFrame), and `Err(_) => return None`."
     )
-    seen = stage.probe(machine, offset, Access.of("read", size=8))
+    seen = stage.probe(memory, cpu, [offset])
     stage.check(
         "the CPU has no such trouble: it translates the same address",
-        said=seen.pa,
-        predicted=walk(memory, cpu, offset).pa,
+        said=[each.pa for each in seen],
+        predicted=[walk(memory, cpu, offset).pa],
     )
     stage.check(
         "and reads what lies at physical 0",
