@@ -164,6 +164,10 @@ def _accessed_in_faulting_1g(
     _: PhysicalMemory, walk: Walk, observation: Observation
 ) -> Observation | None:
     steps = _deciding(walk).steps
+    # Those three are checked before A is set, at every level (unicorn 2.1.4, QEMU 5.0.1's
+    # handle_mmu_fault).
+    if walk.rule in ("PRESENT", "RSVD_ADDR", "RSVD_NX"):
+        return None
     if walk.outcome is not Outcome.PAGE_FAULT or not steps:
         return None
     last = steps[-1]
@@ -216,8 +220,8 @@ KNOWN: Final[tuple[Known, ...]] = (
         "unicorn",
         _UNICORN,
         "A_ON_FAULT",
-        "QEMU 5.0.1 sets A in a PDPTE that maps a 1 GiB page before it checks the entry's "
-        "reserved bits and the rights, while it sets A in other leaves only after both.",
+        "QEMU 5.0.1 sets A in a PDPTE that maps a 1 GiB page before it checks bits 29:13 and the "
+        "rights, while it sets A in smaller leaves only after both.",
         _accessed_in_faulting_1g,
         {
             "cpu": {"cr3": "0x1000", "cpl": 3},
