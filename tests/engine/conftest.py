@@ -14,8 +14,10 @@ import pytest
 
 from harness.asm import Program, assemble
 from harness.cpu import CpuState
+from harness.engine import open_engine
 from harness.engine.run import Budget, Exit, Start
 from harness.machine import Machine
+from harness.memory import PhysicalMemory
 
 GDT, IDT, TSS = 0x2_0000, 0x2_1000, 0x2_2000
 DESCRIPTORS = (
@@ -151,4 +153,50 @@ class Guest:
 def guest() -> Iterator[Guest]:
     made = Guest()
     with made.machine:
+        yield made
+
+
+P, W, U, A, D, PS = 1, 2, 4, 0x20, 0x40, 0x80
+
+
+class Tables:
+    """A RAM of two regions, not from 0, with 4-level tables in the first and frames in both.
+
+    Leaves lie in one page table, whose page n is at ``page(n)``; its words are set by the test.
+    """
+
+    LOW, HIGH = 0x10_0000, 0x1_0000_0000
+    PML4, PDPT, PD, PT = LOW, LOW + 0x1000, LOW + 0x2000, LOW + 0x3000
+    FRAMES = LOW + 0x1_0000
+    HOLE = 0x4000_0000
+    SLOT, BASE = 5, 5 << 39
+
+    def __init__(self) -> None:
+        self.memory = PhysicalMemory([(self.LOW, 0x10_0000), (self.HIGH, 0x2_0000)])
+        write = self.memory.write_u64
+        write(self.PML4 + 8 * self.SLOT, self.PDPT | P | W | U)
+        write(self.PDPT, self.PD | P | W | U)
+        write(self.PD, self.PT | P | W | U)
+        self.engine = open_engine(self.memory)
+        self.cpu = CpuState(cr3=self.PML4)
+
+    def page(self, number: int) -> int:
+        """Give the address of a page of the page table."""
+        return self.BASE | number << 12
+
+    def frame(self, number: int) -> int:
+        """Give the address of a frame, the first 16 in the low region."""
+        return self.FRAMES + number * 0x1000 if number < 16 else self.HIGH + (number - 16) * 0x1000
+
+    def leaf(self, number: int, entry: int) -> int:
+        """Write a page table entry; return its address."""
+        at = self.PT + 8 * number
+        self.memory.write_u64(at, entry)
+        return at
+
+
+@pytest.fixture
+def tables() -> Iterator[Tables]:
+    made = Tables()
+    with made.engine:
         yield made
