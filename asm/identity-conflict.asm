@@ -12,7 +12,8 @@
 ; marked. Which frames can no longer hold an identity-mapped page table? Those whose own address
 ; shows the region's mark. (The lecture says 'between 1000 KiB and 2008 KiB'; the frame at 1000 KiB
 ; would still do, and 1004 KiB holds a table.) The frame at 1500 KiB is one: seen through another
-; mapping it holds R15, but at its own address is the region.
+; mapping it holds R15, but at its own address is the region (R12; 0 if another region was asked
+; for, and nothing is there).
 ;
 ; In:  EDI = where to begin, ESI = the size of the region, a multiple of 4 KiB. At `extra`, up to 64
 ;      more pages of the first 2 MiB, by number, to be identity mapped.
@@ -176,8 +177,10 @@ not_ruled_out:
     mov [rcx + 300 * 8], rdx
     mov rdx, WINDOW
     mov qword ptr [rdx], 0x7ab1e
-    mov r12, [rax]
     mov r15, [rdx]
+    xor r12d, r12d
+    lea r14, [rip + end]                // where to go on if that page is not the region's
+    mov r12, [rax]
 end:
     xor eax, eax
     out 0xf4, al

@@ -14,7 +14,6 @@ import pytest
 from numpy.typing import NDArray
 
 from harness.address import PageSize, is_canonical
-from harness.cpu import CpuState
 from harness.engine.run import Budget, Ending, Start
 from harness.kernels import Kernel, read_kernel
 from harness.machine import Machine
@@ -25,7 +24,7 @@ from harness.mapping.recursive import RecursivePageTable
 from harness.mapping.space import AddressSpace
 from harness.memory import PhysicalMemory
 from harness.resources import asm_dir
-from harness.walk import BulkWalk, bulk, walk
+from harness.walk import BulkWalk, bulk
 
 MIB = 1 << 20
 OFFSET = 0x180_0000_0000
@@ -236,7 +235,7 @@ def test_identity_mapped_tables_are_the_offset_map_at_0() -> None:
     with Machine(RAM, identity=RAM) as machine:
         machine.map(0x1234_5600_0000, 0x70_0000, 0x20_0000)
         space = AddressSpace(machine.memory, machine.cpu)
-        vas = np.arange(0x1234_5600_0000, 0x1234_5620_0000, 0x801, np.uint64)
+        vas = np.arange(0x1234_5600_0000, 0x1234_5620_0000, 0x801, dtype=np.uint64)
         machine.memory.view(ADDRESSES, vas.nbytes).view(np.uint64)[:] = vas
         ended = machine.run(
             kernel("translate-offset").assemble(),
@@ -247,4 +246,4 @@ def test_identity_mapped_tables_are_the_offset_map_at_0() -> None:
         twin = IdentityPageTable(space)
         got = machine.memory.view(RESULTS, vas.nbytes).view(np.uint64)
         assert got.tolist() == [int(twin.translate_addr(va) or 0) for va in vas.tolist()]
-        assert walk(machine.memory, CpuState(cr3=machine.cpu.root), int(vas[1])).pa == got[1]
+        assert machine.walk(int(vas[1])).pa == got[1]
