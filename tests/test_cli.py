@@ -16,7 +16,7 @@ from click.testing import CliRunner, Result
 
 from harness.check.case import Case, write_cases
 from harness.check.known import KNOWN
-from harness.check.sets import SetReport, Tally
+from harness.check.report import SetReport, Tally
 from harness.cli import cli
 from harness.commands import check as check_module
 from harness.commands import probe as probe_module

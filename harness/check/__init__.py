@@ -8,6 +8,7 @@
 ``campaign``  thousands of cases in one memory, counted by rule
 ``shrink``    a small case instead of a large one
 ``sets``      real page-table sets: walker, CPU and QEMU's answers
+``report``    what the check of a set found, counted
 ``kernels``   guest kernels against their headers
 ============  ====================================================================================
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from harness.check.kernels import KernelVerdict
-    from harness.check.sets import SetReport
+    from harness.check.report import SetReport
 
 __all__ = ["check"]
 

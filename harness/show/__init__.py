@@ -1,1 +1,1 @@
-"""What people see: walks and faults in words (``report``), page tables as pictures (``diagram``)."""
+"""What people see: walks and faults in words (``report``), tables as pictures (``diagram``)."""

@@ -13,7 +13,8 @@ import pytest
 
 from harness.check import sets as module
 from harness.check.case import Case
-from harness.check.sets import SetReport, Tally, check_set
+from harness.check.report import SetReport, Tally
+from harness.check.sets import check_set
 from harness.resources import page_table_sets
 from harness.snapshot import load_set
 from harness.walk import BulkWalk, bulk, scalar, walk
