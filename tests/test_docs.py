@@ -1,0 +1,75 @@
+"""The documentation's examples run, and its links and commands lead somewhere."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from harness import Access, CpuState, Outcome, PhysicalMemory, read_kernel, walk
+from harness.cli import cli
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+_FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+_LINK = re.compile(r"\]\(([^)#:]+\.md)\)")
+_COMMAND = re.compile(r"^(?:\$ )?harness (.+?)(?: *#.*)?$", re.MULTILINE)
+
+
+def _blocks(language: str) -> list[tuple[str, str]]:
+    return [
+        (page.name, text)
+        for page in PAGES
+        for word, text in _FENCE.findall(page.read_text())
+        if word == language
+    ]
+
+
+def my_walker(
+    read_u64: Callable[[int], int], cpu: CpuState, va: int, access: Access
+) -> tuple[Outcome, int | None, int | None]:
+    """Stand in for the reader's own walker."""
+    memory = read_u64.__self__  # type: ignore[attr-defined]
+    assert isinstance(memory, PhysicalMemory)
+    found = walk(memory, cpu, va, access)
+    return found.outcome, found.error_code, found.pa
+
+
+@pytest.mark.parametrize(("page", "code"), _blocks("python"))
+def test_python_examples_run(page: str, code: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    exec(compile(code, page, "exec"), {"my_walker": my_walker})
+
+
+@pytest.mark.parametrize(
+    ("page", "code"), [block for block in _blocks("asm") if "[out]" in block[1]]
+)
+def test_kernels_in_the_text_pass_by_their_headers(page: str, code: str, tmp_path: Path) -> None:
+    file = tmp_path / "example.asm"
+    file.write_text(code)
+    result = read_kernel(file).run()
+    assert result.passed, (page, result.failures)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page: Path) -> None:
+    for target in _LINK.findall(page.read_text()):
+        assert (page.parent / target).is_file(), target
+
+
+def test_the_readme_names_only_commands_and_options_that_exist() -> None:
+    text = "\n".join(
+        text for word, text in _FENCE.findall(PAGES[0].read_text()) if word == "console"
+    )
+    commands = _COMMAND.findall(text)
+    assert len(commands) >= 5
+    for command in commands:
+        name, *rest = command.split()
+        shown = CliRunner().invoke(cli, [name, "--help"])
+        assert shown.exit_code == 0, command
+        for option in rest:
+            if option.startswith("--"):
+                assert option in shown.output, command
