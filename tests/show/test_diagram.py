@@ -207,6 +207,16 @@ def test_a_strip_has_its_borders_named_and_regions_below() -> None:
     assert lines[5].endswith("fits") or lines[5].startswith("fits")
 
 
+def test_a_strip_makes_room_for_its_labels() -> None:
+    spans = [Span(0, 4 * KIB, "a label much longer than its span"), Span(4 * KIB, 800 * KIB, "x")]
+
+    _, above, labels, below = strip_picture(spans).splitlines()
+
+    assert len(above) == len(labels) == len(below) <= WIDTH
+    assert labels[above.index("┬")] == "│"
+    assert spans[0].label in labels
+
+
 def test_a_strip_without_joints_is_refused() -> None:
     with pytest.raises(ValueError, match="without a gap"):
         strip_picture([Span(0, 4096, "a"), Span(8192, 12288, "b")])
