@@ -200,3 +200,8 @@ def tables() -> Iterator[Tables]:
     made = Tables()
     with made.engine:
         yield made
+
+
+@pytest.fixture
+def tables_class() -> type[Tables]:
+    return Tables

@@ -2,7 +2,8 @@
 
 Exceptions are noted by a hook that sends the loop on to its next probe. A batch answers what
 :meth:`Prober.probe` answers, but for the entries that each access changed: those of the whole batch
-are put back at its end.
+are put back at its end. A read of an entry in which another probe of the batch has set a bit is not
+answered at all, and left for a probe of its own.
 """
 
 from __future__ import annotations
@@ -75,6 +76,7 @@ class Batcher:
         self._code = self._assemble()
         self._fill_header(context)
         self._callbacks: list[Any] = []
+        self._marks: NDArray[np.bool_] | None = None
         self._add_hooks()
 
     def close(self) -> None:
@@ -88,8 +90,11 @@ class Batcher:
 
     def run(
         self, cpu: CpuState, vas: NDArray[np.uint64], slot: int, size: int, out: Observations
-    ) -> None:
-        """Probe up to ``BATCH`` addresses, none of which may need the top-level slot."""
+    ) -> NDArray[np.intp]:
+        """Probe up to ``BATCH`` addresses, none of which may need the top-level slot.
+
+        :returns: the rows that are not answered
+        """
         count = len(vas)
         core, s, scratch = self._core, self._s, self._scratch
         chains = self._chains(cpu, vas)
@@ -121,13 +126,34 @@ class Batcher:
         if s[hooks.LENT_SIZE]:
             ctypes.memmove(int(s[hooks.LENT_HOST]), int(s[hooks.SELF]) + 8 * hooks.LENT_BYTES, size)
         self._words[root + slot] = lent
+        changed = []
         for chain, old in zip(chains, before, strict=True):
-            self._words[chain] = old
+            new = self._words[chain]
+            if not np.array_equal(new, old):
+                changed.append(chain[new != old])
+                self._words[chain] = old
         if failed is not None:
             raise failed
         if error:
             raise EngineError(f"Unicorn stopped a batch of {count} probes with error {error}")
         self._collect(count, size, out)
+        if self._kind is not AccessKind.READ or not changed:
+            return np.empty(0, np.intp)
+        return self._read_changed(np.concatenate(changed), size, out)
+
+    def _read_changed(
+        self, changed: NDArray[np.int64], size: int, out: Observations
+    ) -> NDArray[np.intp]:
+        """Find the rows that read one of these words."""
+        if self._marks is None:
+            self._marks = np.zeros(len(self._words) + 1, np.bool_)
+        self._marks[changed] = True
+        offsets = self._memory.offsets(out.pa)  # -1, outside RAM, finds the spare mark at the end
+        hit = self._marks[offsets >> 3]
+        if size > 1:
+            hit |= self._marks[offsets + (size - 1) >> 3] & (offsets >= 0)
+        self._marks[changed] = False
+        return np.nonzero(hit)[0]
 
     def _collect(self, count: int, size: int, out: Observations) -> None:
         columns = {
@@ -147,10 +173,12 @@ class Batcher:
         vectors = columns[hooks.VECTOR][faulted]
         out.outcome[faulted] = _OUTCOMES[vectors & np.uint64(255)]
         out.error_code[faulted] = columns[hooks.ERROR][faulted]
-        out.cr2[faulted] = columns[hooks.CR2][faulted]
         in_walk = faulted & (columns[hooks.HOLE] != NOTHING)
         out.outcome[in_walk] = Outcome.NO_MEMORY.code
+        out.error_code[in_walk] = 0
         out.pa[in_walk] = columns[hooks.HOLE][in_walk] & ~np.uint64(7)
+        in_page = out.outcome == Outcome.PAGE_FAULT.code
+        out.cr2[in_page] = columns[hooks.CR2][in_page]
 
     def _chains(self, cpu: CpuState, vas: NDArray[np.uint64]) -> list[NDArray[np.int64]]:
         """Level by level, the word indices that walks of these addresses could read."""

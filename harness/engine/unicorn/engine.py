@@ -127,18 +127,18 @@ class UnicornEngine:
         else:
             spans = (vas & np.uint64(0xFFF)) > np.uint64(0x1000 - access.size)
             rows, spanning = np.nonzero(~spans)[0], np.nonzero(spans)[0]
-        slot = 0x1E0
+        slot, left = 0x1E0, [spanning]
         while len(rows) and slot > 0x100:
             needed = _needs_slot(vas[rows], slot, cpu.levels, access.size)
             now, rows = (rows, rows[:0]) if not needed.any() else (rows[~needed], rows[needed])
             for start in range(0, len(now), BATCH):
                 chunk = now[start : start + BATCH]
                 part = Observations.blank(len(chunk))
-                batcher.run(cpu, vas[chunk], slot, access.size, part)
+                left.append(chunk[batcher.run(cpu, vas[chunk], slot, access.size, part)])
                 for column in ("outcome", "error_code", "cr2", "pa", "value"):
                     getattr(out, column)[chunk] = getattr(part, column)
             slot -= 1
-        return np.concatenate([rows, spanning])
+        return np.concatenate([rows, *left])
 
 
 def _needs_slot(vas: NDArray[np.uint64], slot: int, levels: int, size: int) -> NDArray[np.bool_]:
