@@ -32,7 +32,7 @@ _COMMANDS: Final = {
     "walk": ("harness.commands.walk", "Follow addresses through page tables."),
     "probe": ("harness.commands.probe", "Answer cases: what is predicted, what the CPU does."),
     "run": ("harness.commands.run", "Run a guest kernel, and say all that it did."),
-    "boot": ("harness.boot.command", "Boot a kernel as bootloader 0.9 does."),
+    "boot": ("harness.commands.boot", "Boot a kernel as bootloader 0.9 does."),
     "lecture": ("harness.commands.lecture", "Tell the lecture, each claim proved on the CPU."),
     "asm": ("harness.commands.asm", "Assemble a file and list what came out."),
 }

@@ -36,7 +36,15 @@ from harness.asm.instruction import (
     Register,
 )
 from harness.asm.refusal import Refusal
-from harness.asm.verify import CONDITIONS, STRINGS, disassemble, immediate_range, mnemonics, verify
+from harness.asm.verify import (
+    CONDITIONS,
+    LEGACY_PREFIXES,
+    STRINGS,
+    disassemble,
+    immediate_range,
+    mnemonics,
+    verify,
+)
 from harness.errors import EngineMissing
 
 __all__ = ["Encoding", "encode"]
@@ -103,7 +111,6 @@ _AMBIGUOUS = {
     },
 }
 
-_LEGACY_PREFIXES = frozenset({0x26, 0x2E, 0x36, 0x3E, 0x64, 0x65, 0x66, 0x67})
 _TABLE_REGISTERS = frozenset({"lgdt", "lidt", "sgdt", "sidt"})
 
 
@@ -367,7 +374,7 @@ def _has_stray_66(insn: Instruction, bits: int) -> bool:
 
 def _without_operand_size(code: bytes) -> bytes:
     position = 0
-    while code[position] in _LEGACY_PREFIXES:
+    while code[position] in LEGACY_PREFIXES:
         if code[position] == 0x66:
             return code[:position] + code[position + 1 :]
         position += 1

@@ -34,7 +34,15 @@ from harness.asm.instruction import (
 from harness.asm.refusal import Refusal
 from harness.errors import EngineMissing
 
-__all__ = ["CONDITIONS", "STRINGS", "disassemble", "immediate_range", "mnemonics", "verify"]
+__all__ = [
+    "CONDITIONS",
+    "LEGACY_PREFIXES",
+    "STRINGS",
+    "disassemble",
+    "immediate_range",
+    "mnemonics",
+    "verify",
+]
 
 
 def _words(text: str) -> frozenset[str]:
@@ -72,6 +80,7 @@ _SYNONYMS = {
         for name, number in CONDITIONS.items()
     },
 }
+LEGACY_PREFIXES = frozenset({0x26, 0x2E, 0x36, 0x3E, 0x64, 0x65, 0x66, 0x67, 0xF0, 0xF2, 0xF3})
 _PREFIX_WORDS = {"rep": "rep", "repe": "rep", "repz": "rep", "repne": "repne", "repnz": "repne"}
 _SEGMENT_BYTES = {"es": 0x26, "cs": 0x2E, "ss": 0x36, "ds": 0x3E, "fs": 0x64, "gs": 0x65}
 
@@ -107,7 +116,8 @@ _ANY_SIZE = _words(
     "stmxcsr lss lfs lgs les lds fnsave frstor fnstenv fldenv fnstcw fldcw fnstsw"
 )
 # These have a register that says nothing about the size of the memory beside it.
-_NO_INFERENCE = _words("movzx movsx crc32 cvtsi2sd cvtsi2ss")
+_NO_INFERENCE = _words("movzx movsx crc32 cvtsi2sd cvtsi2ss vcvtpd2dq vcvttpd2dq vcvtpd2ps")
+_FAR_LOADS = _words("lds les lfs lgs lss")
 _SHIFTS = _words("shl shr sar rol ror rcl rcr shld shrd")
 _FULL_WIDTH = _words("push pop call jmp")
 _SWAPPABLE = frozenset({"test", "xchg"})
@@ -205,12 +215,11 @@ def verify(insn: Instruction, code: bytes, bits: int, address: int) -> None:
 
 
 def _difference(insn: Instruction, decoded: Any, bits: int, address: int) -> str | None:
-    words = decoded.mnemonic.split()
-    name = words[-1]
+    *words, name = decoded.mnemonic.split()
     return (
         _name_difference(insn, decoded, name)
         or _operand_differences(insn, decoded, bits, address)
-        or _prefix_difference(insn, decoded, words[:-1], bits)
+        or _prefix_difference(insn, decoded, words, bits)
         or _impossible(insn, bits)
     )
 
@@ -239,9 +248,15 @@ def _prefix_difference(insn: Instruction, decoded: Any, words: list[str], bits: 
     if decoded.prefix[2] and not _may_have_operand_size(insn, decoded):
         return "the operand size must not be overridden"
     narrow = any(m.register_width == 32 for m in memory)
+    if insn.mnemonic.startswith("v") and _first_opcode_byte(decoded) == 0x62:
+        return "the encoding must not be AVX-512's"
     if decoded.prefix[3] and not (bits == 64 and narrow) and insn.mnemonic not in ("jecxz", "jcxz"):
         return "the address size must not be overridden"
     return None
+
+
+def _first_opcode_byte(decoded: Any) -> int:
+    return next(byte for byte in bytes(decoded.bytes) if byte not in LEGACY_PREFIXES)
 
 
 def _may_have_operand_size(insn: Instruction, decoded: Any) -> bool:
@@ -380,6 +395,8 @@ def _size_difference(insn: Instruction, want: Memory, got: Any, bits: int) -> st
             return None
         if insn.mnemonic == "lea":
             return None
+        if insn.mnemonic in _FAR_LOADS:  # Capstone 5.0.9 shows the register's size
+            return f"the far pointer of {insn.mnemonic} must be written without a size"
         if size != want.size:
             return f"the memory operand must be {want.size} bytes, not {size}"
         return None

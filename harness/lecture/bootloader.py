@@ -26,7 +26,7 @@ def _tell(stage: Stage) -> None:
         parse_boot_info,
     )
     from harness.boot.kernel import FLAT_ADDRESS
-    from harness.boot.run import run_booted
+    from harness.booted import run_booted
     from harness.resources import fixtures_dir
 
     text = (fixtures_dir() / "boot" / "lecture-bootinfo.txt").read_text(encoding="utf-8")

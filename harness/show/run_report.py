@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from harness.cpu import ErrorCode
+from harness.cpu import CpuState, ErrorCode
 from harness.engine.run import PAGE_FAULT, Event, Exit
-from harness.errors import CpuStateError
 from harness.memory import PhysicalMemory
-from harness.outcome import Access
+from harness.outcome import Access, AccessKind
 from harness.show.report import fault_report
 from harness.walk import walk
 
-__all__ = ["run_fault_report"]
+__all__ = ["page_fault_report", "run_fault_report"]
 
 
 def run_fault_report(memory: PhysicalMemory, ended: Exit) -> str | None:
@@ -19,19 +18,32 @@ def run_fault_report(memory: PhysicalMemory, ended: Exit) -> str | None:
     :returns: None when no page fault ended it, or it came outside long mode.
     """
     fault = ended.fault
-    if fault is None or fault.vector != PAGE_FAULT or ended.cpu is None or fault.cr2 is None:
+    if fault is None or fault.vector != PAGE_FAULT or ended.cpu is None:
         return None
-    try:
-        cpu = ended.cpu.replace(cpl=fault.cpl)
-    except CpuStateError:
-        return None
-    return fault_report(walk(memory, cpu, fault.cr2, _access(fault)), cpu)
+    return page_fault_report(memory, ended.cpu, fault)
+
+
+def page_fault_report(memory: PhysicalMemory, cpu: CpuState, fault: Event) -> str:
+    """Explain a page fault by the page tables as they are now.
+
+    :param cpu: the CPU's state; the CPL is the fault's.
+    :param fault: a #PF.
+    """
+    assert fault.cr2 is not None
+    found = walk(memory, cpu.replace(cpl=fault.cpl), fault.cr2, _access(fault))
+    report = fault_report(found)
+    if found.error_code != fault.error_code:
+        report += (
+            "\n  the page tables say otherwise now: the guest changed them, or its TLB was stale"
+        )
+    return report
 
 
 def _access(fault: Event) -> Access:
     """Read the access off the error code; an implicit one has U/S clear at CPL 3."""
     code = ErrorCode(fault.error_code or 0)
     if code & ErrorCode.I:
-        return Access("fetch")
+        return Access.of("fetch")
     implicit = fault.cpl == 3 and not code & ErrorCode.U
-    return Access("write" if code & ErrorCode.W else "read", implicit=implicit)
+    kind = AccessKind.WRITE if code & ErrorCode.W else AccessKind.READ
+    return Access(kind, implicit=implicit)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from harness.boot.command import boot, parse_size
+from harness.commands.boot import boot, parse_size
 from harness.errors import BootError
 
 LECTURE = Path(__file__).parents[2] / "fixtures" / "boot" / "lecture-bootinfo.txt"

@@ -34,7 +34,7 @@ from harness.boot.firmware import Firmware
 from harness.boot.kernel import FLAT_ADDRESS, read_kernel
 from harness.boot.listing import listing_json, listing_text
 from harness.boot.loader import BootedState, load
-from harness.boot.run import RunReport, run_booted
+from harness.booted import RunReport, run_booted
 from harness.errors import BootError, EngineError, InputError
 from harness.isolate import isolated
 

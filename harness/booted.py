@@ -17,18 +17,15 @@ denied the access.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from harness.address import format_address
 from harness.boot.loader import BootedState
-from harness.cpu import CpuState, ErrorCode
-from harness.memory import PhysicalMemory
-from harness.walk.scalar import walk
+from harness.engine.run import PAGE_FAULT, Budget, Ending, Event, Exit, Start, vector_name
+from harness.machine import Machine
+from harness.show.run_report import page_fault_report
 
-if TYPE_CHECKING:
-    from harness.engine.run import Event, Exit
-
-__all__ = ["RunReport", "page_fault_report", "run_booted"]
+__all__ = ["RunReport", "run_booted"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,9 +94,6 @@ def run_booted(
     :param engine: the engine to run on
     :raises EngineError: when the engine is missing, or breaks
     """
-    from harness.engine.run import Budget, Ending, Start
-    from harness.machine import Machine
-
     with Machine(state.memory, cpu=state.cpu, engine=engine) as machine:
         start = Start(
             rip=state.rip,
@@ -121,42 +115,14 @@ def run_booted(
     )
 
 
-def page_fault_report(memory: PhysicalMemory, cpu: CpuState, address: int, error_code: int) -> str:
-    """Explain a page fault by the page tables as they are now.
-
-    :param memory: the machine's memory
-    :param cpu: the CPU's state when it faulted
-    :param address: CR2
-    :param error_code: as the CPU pushed it
-    """
-    code = ErrorCode(error_code)
-    kind = "fetch" if code & ErrorCode.I else "write" if code & ErrorCode.W else "read"
-    cpu = cpu.replace(cpl=3 if code & ErrorCode.U else 0)
-    found = walk(memory, cpu, address, kind)
-    lines = [
-        f"page fault: {kind} of {format_address(address)} at CPL {cpu.cpl}, "
-        f"CR3 {format_address(cpu.cr3)}",
-        f"  error code {error_code:#x} = {code}",
-        *(f"  {line}" for line in code.describe().splitlines()),
-        *(f"  {format_address(step.address)}: {step.entry.describe()}" for step in found.steps),
-    ]
-    if found.error_code == error_code:
-        lines.append(f"  rule {found.rule}, decided at level {found.level}")
-    else:
-        lines.append("  the page tables say otherwise now: the kernel changed them, or the TLB")
-    return "\n".join(lines)
-
-
 def _fault_report(state: BootedState, exit_: Exit, event: Event) -> str:
-    from harness.engine.run import PAGE_FAULT, vector_name
-
     where = f"{vector_name(event.vector)} at {format_address(event.rip)}, which no handler took"
     segment = next((s for s in state.image.segments if s.vaddr <= event.rip < s.end), None)
     if segment is not None:
         where += f" (segment {segment.rights} of {state.image.name})"
-    if event.vector != PAGE_FAULT or event.cr2 is None or event.error_code is None:
+    if event.vector != PAGE_FAULT or event.cr2 is None:
         return where
     cpu = exit_.cpu or state.cpu
     names = state.layout.names_at(event.cr2)
     near = f"\n  the address lies in {', '.join(names)}" if names else ""
-    return f"{where}\n{page_fault_report(state.memory, cpu, event.cr2, event.error_code)}{near}"
+    return f"{where}\n{page_fault_report(state.memory, cpu, event)}{near}"

@@ -9,9 +9,11 @@ import pytest
 from click.testing import CliRunner
 
 from harness.boot import BootConfig, BootInfo, flat_kernel, load, read_kernel
-from harness.boot.command import boot
-from harness.boot.run import RunReport, page_fault_report, run_booted
+from harness.booted import RunReport, run_booted
+from harness.commands.boot import boot
+from harness.engine.run import Event
 from harness.errors import EngineBroken
+from harness.show.run_report import page_fault_report
 
 HALT = b"\xf4"
 SPIN = b"\xeb\xfe"
@@ -93,8 +95,8 @@ def test_a_kernel_that_returns_faults_at_address_0() -> None:
     assert report.fault is not None
     assert report.fault.splitlines()[:3] == [
         "#PF at 0x0, which no handler took",
-        "page fault: fetch of 0x0 at CPL 0, CR3 0x1000",
-        "  error code 0x10 = I",
+        "page fault: a supervisor fetch at 0x0",
+        "  CR2         0x0",
     ]
 
 
@@ -109,28 +111,29 @@ def test_the_report_of_a_page_fault() -> None:
     report = run_flat(bytes.fromhex("c6042500900b0001"))
     assert report.fault == (
         "#PF at 0x20_0000, which no handler took (segment RWX of k)\n"
-        "page fault: write of 0xb_9000 at CPL 0, CR3 0x1000\n"
-        "  error code 0x2 = W\n"
-        "  bit 1  W          a write\n"
-        "  0x1000: PML4E 0x2023: table at 0x2000, PRESENT WRITABLE ACCESSED\n"
-        "  0x2000: PDPTE 0x3023: table at 0x3000, PRESENT WRITABLE ACCESSED\n"
-        "  0x3000: PDE 0x4023: table at 0x4000, PRESENT WRITABLE ACCESSED\n"
-        "  0x45c8: PTE 0x0: unused\n"
-        "  rule PRESENT, decided at level 1"
+        "page fault: a supervisor write at 0xb_9000\n"
+        "  CR2         0xb_9000\n"
+        "  CR3         0x1000\n"
+        "  error code  0x2 = W: a supervisor write: an entry is not present\n"
+        "  decided at  level 1, PTE 185 at 0x45c8 = 0x0 (none)\n"
+        "  rule        PRESENT: An entry whose bit 0 is clear ends the walk; its other bits are "
+        "ignored\n              (4.7)."
     )
 
 
 def test_a_page_fault_that_the_tables_do_not_explain_any_more() -> None:
     state = load(flat_kernel(HALT, name="k"))
-    report = page_fault_report(state.memory, state.cpu, 0xB_8000, 2)
+    event = Event(14, 2, 0xB_8000, state.rip, 0)
+    report = page_fault_report(state.memory, state.cpu, event)
     assert "the page tables say otherwise now" in report
 
 
 def test_a_user_fault_is_walked_as_one() -> None:
     state = load(flat_kernel(HALT, name="k"))
-    report = page_fault_report(state.memory, state.cpu, 0xB_8000, 5)
-    assert report.startswith("page fault: read of 0xb_8000 at CPL 3, CR3 0x1000\n")
-    assert report.endswith("  rule USER_US, decided at level 1")
+    report = page_fault_report(state.memory, state.cpu, Event(14, 5, 0xB_8000, state.rip, 3))
+    assert report.startswith("page fault: a user read at 0xb_8000\n")
+    assert "rule        USER_US: " in report
+    assert "otherwise" not in report
 
 
 def test_the_command_runs_kernels(tmp_path: Path) -> None:
@@ -155,7 +158,7 @@ def test_the_command_says_3_when_the_engine_dies(
     def dies(*_: object) -> None:
         raise EngineBroken("the worker died of SIGABRT while running boot_kernel")
 
-    monkeypatch.setattr("harness.boot.command.isolated", dies)
+    monkeypatch.setattr("harness.commands.boot.isolated", dies)
     result = CliRunner().invoke(boot, [str(assembled(tmp_path, TALK))])
     assert result.exit_code == 3
     assert result.output == "Error: the worker died of SIGABRT while running boot_kernel\n"
