@@ -391,7 +391,7 @@ def _size_difference(insn: Instruction, want: Memory, got: Any, bits: int) -> st
     if insn.far:
         return None  # Capstone 5.0.9 gives 8 bytes for m16:32; _name_difference has looked
     if want.size is not None:
-        if insn.mnemonic in _TABLE_REGISTERS and want.size in (6, 10):
+        if insn.mnemonic in _TABLE_REGISTERS and want.size in ((6, 10) if bits == 64 else (6,)):
             return None
         if insn.mnemonic == "lea":
             return None

@@ -67,6 +67,16 @@ REFUSED = [
     ("swapgs", 32, "swapgs", "64-bit code"),
     # Keystone leaves out the F3 that is part of it
     ("montmul", 64, None, "must begin with an instruction"),
+    # AVX-512 where AVX was meant, and a size picked in silence
+    ("vextractps edx, xmm1, 5", 64, "vextractps edx, xmm1, 5", "must not be AVX-512's"),
+    (
+        "vcvtpd2dq xmm1, [rbx]",
+        64,
+        "vcvtpd2dq xmm1, ymmword ptr [rbx]",
+        "the size of the memory operand must be written",
+    ),
+    ("lss ecx, qword ptr [rbx]", 64, "lss ecx, ptr [rbx]", "must be written without a size"),
+    ("lgdt tbyte ptr [eax]", 32, "lgdt [eax]", "must be 10 bytes, not 6"),
     # sizes left open
     ("push word ptr 5", 64, None, "word must be followed by a memory operand"),
     ("shl [rax], cl", 64, None, "Keystone"),
@@ -121,6 +131,8 @@ RIGHT = [
     ("lgdt [0x5100]", 64, "0f01142500510000"),
     ("lgdt [0x5100]", 32, "0f011500510000"),
     ("lgdt gs:[eax]", 32, "650f0110"),
+    ("lgdt fword ptr [eax]", 32, "0f0110"),
+    ("lgdt tbyte ptr [rax]", 64, "0f0110"),
     ("push ds", 32, "1e"),
     ("pop gs", 32, "0fa9"),
     ("push 0xffff", 64, "68ffff0000"),
