@@ -28,34 +28,36 @@
 ; [in]
 ; rdi = "operations"
 ; rsi = "results"
-; rdx = 17
+; rdx = 19
 ; rcx = 0x18000000000
 ; r8 = 0x300000
 ; r9 = 0x303000
 ;
 ; [out]
 ; r8 = 0x303000               # a level 3, a level 2 and a level 1 table were made
-; events = ["#PF", "#PF", "#PF", "#PF"]
+; events = ["#PF", "#PF", "#PF", "#PF", "#PF"]
 ; exit = 1
 ;
 ; [out.memory]
-; 0x108000 = 0xffffffff00000000   # read: not present
-; 0x108008 = 0                    # map_to
-; 0x108010 = 0                    # write
-; 0x108018 = 0x1234               # read
-; 0x108020 = 1                    # map_to again: PAGE_ALREADY_MAPPED
-; 0x108028 = 2                    # map_to into a huge page: PARENT_ENTRY_HUGE_PAGE
-; 0x108030 = 3                    # map_to elsewhere: FRAME_ALLOCATION_FAILED
-; 0x108038 = 0                    # update_flags, read-only
-; 0x108040 = 0x1234               # read
-; 0x108048 = 0xffffffff00000003   # write: present, write
-; 0x108050 = 0                    # unmap
-; 0x108058 = 0xffffffff00000000   # read: not present
-; 0x108060 = 0xffffffff00000002   # write: not present
-; 0x108068 = 4                    # unmap again: PAGE_NOT_MAPPED
-; 0x108070 = 4                    # update_flags: PAGE_NOT_MAPPED
-; 0x108078 = 0                    # map_to another frame, and no new table
-; 0x108080 = 0x5678               # read: what that frame holds
+; 0x108000 = 0                   # write to the frame that becomes the level 1 table, as if it mapped a page
+; 0x108008 = 0xffffffff00000000  # read: not present
+; 0x108010 = 0                   # map_to
+; 0x108018 = 0xffffffff00000000  # read the page behind: the new table was cleared
+; 0x108020 = 0                   # write
+; 0x108028 = 0x1234              # read
+; 0x108030 = 1                   # map_to again: PAGE_ALREADY_MAPPED
+; 0x108038 = 2                   # map_to into a huge page: PARENT_ENTRY_HUGE_PAGE
+; 0x108040 = 3                   # map_to elsewhere: FRAME_ALLOCATION_FAILED
+; 0x108048 = 0                   # update_flags, read-only
+; 0x108050 = 0x1234              # read
+; 0x108058 = 0xffffffff00000003  # write: present, write
+; 0x108060 = 0                   # unmap
+; 0x108068 = 0xffffffff00000000  # read: not present
+; 0x108070 = 0xffffffff00000002  # write: not present
+; 0x108078 = 4                   # unmap again: PAGE_NOT_MAPPED
+; 0x108080 = 4                   # update_flags: PAGE_NOT_MAPPED
+; 0x108088 = 0                   # map_to another frame, and no new table
+; 0x108090 = 0x5678              # read: what that frame holds
 ; 0x200000 = 0x1234               # what was written, in its frame
 ; 0x1440 = 0x300023               # the tables that were made: level 4, index 136,
 ; 0x300888 = 0x301023             # level 3, index 273,
@@ -69,6 +71,7 @@ WRITE        = 4
 READ         = 5
 
 PAGE  = 0x444444444000
+MAP   = 0x18000000000                   // physical memory, in huge pages
 FRAME = 0x200000
 OTHER_FRAME = 0x10a000
 
@@ -165,12 +168,14 @@ results:
     .zero 8 * 64
 .org 0x109000
 operations:
+    .quad WRITE, MAP + 0x302228, 0x200003, 0
     .quad READ, PAGE, 0, 0
     .quad MAP_TO, PAGE, FRAME, PRESENT | WRITABLE
+    .quad READ, PAGE + 0x1000, 0, 0
     .quad WRITE, PAGE, 0x1234, 0
     .quad READ, PAGE, 0, 0
     .quad MAP_TO, PAGE, FRAME, PRESENT
-    .quad MAP_TO, 0x18000000000, FRAME, PRESENT
+    .quad MAP_TO, MAP, FRAME, PRESENT
     .quad MAP_TO, 0x2_0000_0000, FRAME, PRESENT
     .quad UPDATE_FLAGS, PAGE, 0, PRESENT
     .quad READ, PAGE, 0, 0

@@ -25,15 +25,15 @@
 ; map = [
 ;     { va = 0x07f000, pa = 0x07f000, size = "4K" },                    # the stack
 ;     { va = 0x100000, pa = 0x100000, size = "8K" },                    # this code and its data
-;     { va = 0x200000000000, pa = 0x200000, size = "4K" },
-;     { va = 0x200000001000, pa = 0x201000, size = "4K" },
-;     { va = 0x200000200000, pa = 0x202000, size = "4K" },
-;     { va = 0x200040000000, pa = 0x203000, size = "4K" },
-;     { va = 0x208000000000, pa = 0x204000, size = "4K" },
+;     { va = 0x201048443000, pa = 0x200000, size = "4K" },
+;     { va = 0x201048444000, pa = 0x201000, size = "4K" },
+;     { va = 0x201048643000, pa = 0x202000, size = "4K" },
+;     { va = 0x201088443000, pa = 0x203000, size = "4K" },
+;     { va = 0x209048443000, pa = 0x204000, size = "4K" },
 ; ]
 ;
 ; [in]
-; rdi = 0x200000000000
+; rdi = 0x201048443000       # 0o000000_100_101_102_103_0000
 ; rcx = 511
 ;
 ; [out]
@@ -42,19 +42,19 @@
 ; r10 = 0x13
 ; r11 = 0x14
 ; rbx = 4
-; r12 = 0xffff_ff90_0000_0000   # 0o177777_777_100_000_000_0000
-; r13 = 0xffff_ffff_c800_0000   # 0o177777_777_777_100_000_0000
-; r14 = 0xffff_ffff_ffe4_0000   # 0o177777_777_777_777_100_0000
-; r15 = 0xffff_ffff_ffff_f200   # 0o177777_777_777_777_777_1000
+; r12 = 0xffffff9008242218   # 0o177777_777_100_101_102_1030
+; r13 = 0xffffffffc8041210   # 0o177777_777_777_100_101_1020
+; r14 = 0xffffffffffe40208   # 0o177777_777_777_777_100_1010
+; r15 = 0xfffffffffffff200   # 0o177777_777_777_777_777_1000
 ;
 ; [out.memory]
 ; 0x101000 = 0x200063           # the level 1 entry: TARGET's frame, written to (A and D)
 ; 0x101008 = 0x7063             # the tables: D too, for each was just written as a page
 ; 0x101010 = 0x6063
 ; 0x101018 = 0x5063
-; 0x7000 = 0x200063             # and all are restored where they belong
-; 0x6000 = 0x7063
-; 0x5000 = 0x6063
+; 0x7218 = 0x200063             # and all are restored where they belong
+; 0x6210 = 0x7063
+; 0x5208 = 0x6063
 ; 0x1200 = 0x5063
 
     mov rbp, rcx

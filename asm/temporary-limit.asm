@@ -1,8 +1,8 @@
 ; temporary-limit: 511 temporary mappings, and not one more
 ;
 ; A level 1 table has 512 entries, and one of them maps the table itself: 511 are left to lend. The
-; kernel builds the lecture's tables (level 4 at 4 KiB, 3 at 16 KiB, 2 at 24 KiB, 1 at 32 KiB, itself
-; in entry 8), moves itself out of the first 2 MiB to a mapping of its own code at 3 MiB, and sets
+; kernel builds the lecture's tables (level 4 at 4 KiB, 3 at 16 KiB, 2 at 24 KiB, 1 at 32 KiB, in
+; its own entry 8), moves itself out of the first 2 MiB to a mapping of its own code at 3 MiB, and sets
 ; all entries but entry 8 to unused. Then it maps one frame after the other, from 4 MiB of physical
 ; memory on, without giving any back, until the search finds no free entry. Each page is written
 ; with its number; afterwards each is read: all 511 mappings are there at once. In the end one entry
@@ -28,7 +28,9 @@
 ; [out.memory]
 ; 0x8040 = 0x8063             # entry 8
 ; 0x400000 = 0                # the frames hold their numbers
+; 0x4ff000 = 255              # the one where this code was first, too
 ; 0x5fe000 = 510
+; 0x5ff000 = 511              # the frame that was mapped at last
 
 LEVEL_3 = 16 * 1024
 LEVEL_2 = 24 * 1024
@@ -62,6 +64,7 @@ moved:                                  // now at 3 MiB
 
     xor r8d, r8d
     mov rdi, FRAMES
+    mov r11, -1
     mov r12, -1
 map_next:
     call map_temporarily
@@ -103,6 +106,7 @@ check_next:
     call unmap_temporary
     call map_temporarily
     mov r14, rax
+    mov [rax], r8
     hlt
 
 .include "include/map-temporarily.inc"

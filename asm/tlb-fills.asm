@@ -14,7 +14,9 @@
 ; parts as well, and this engine does: Unicorn 2.1.4 fills once for every 4 KiB, whatever the page.
 ; (Its own UC_HOOK_TLB_FILL cannot count them: it is not called while the guest's tables are used.)
 ;
-; Fills of the last 16 reads, made once more: none, if the TLB has room for 16 pages.
+; Fills of the last 16 reads, made once more after an `invlpg` of the very last page: in 4 KiB pages
+; one, if the TLB has room for 16 pages. In the 2 MiB page one or all: `invlpg` invalidates all of a
+; bigger page, and this engine fills again for each 4 KiB.
 ;
 ; What a bigger page saves in any case is a level: 4 entries are read for a fill, or 3.
 ;
@@ -44,8 +46,8 @@
 ; rbx = 1                     # architecture
 ; r10 = 512                   # a CPU that prefetches translations may show fewer
 ; r11 = 512                   # this engine; 1 to 512 are permitted
-; r12 = 0                     # this engine
-; r13 = 0                     # this engine
+; r12 = 1                     # this engine
+; r13 = 16                    # this engine; 1 to 16 are permitted
 
 .include "include/flags.inc"
 
@@ -77,7 +79,7 @@
     mov rbx, r15
     hlt
 
-fills_again:                            // the same for the last 16
+fills_again:                            // the same for the last 16, the last one invalidated
     push rbp
     push rdi
     push r8
@@ -87,6 +89,7 @@ fills_again:                            // the same for the last 16
     add rdi, rax
     imul r8, r14
     add rbp, r8
+    invlpg [rdi + 15 * 4096]
     mov r8d, 16
     call fills
     pop r8
@@ -94,7 +97,7 @@ fills_again:                            // the same for the last 16
     pop rbp
     ret
 
-fills:                                  // R15 = for how many of R8 reads from RDI the tables are read
+fills:                                  // R15 = how many of R8 reads from RDI go to the tables
     push rbp
     push rdi
     push r8

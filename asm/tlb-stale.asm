@@ -38,6 +38,10 @@
 ; r12 = 0xa                   # this engine: the old frame
 ; r13 = 0xb                   # this engine: the new frame; a CPU may show the old one
 ; r14 = 0xb                   # architecture
+; rax = 0xa0                  # CR4: PAE, PGE
+;
+; [out.memory]
+; 0x5000 = 0x201123           # the entry: frame B, GLOBAL, A
 
 .include "include/flags.inc"
 
@@ -78,4 +82,5 @@
     mov r13, [rdi]
     invlpg [rdi]
     mov r14, [rdi]
+    mov rax, cr4
     hlt

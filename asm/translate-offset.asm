@@ -24,6 +24,7 @@
 ;     { va = 0x100000, pa = 0x100000, size = "8K" },            # this code and its data
 ;     { va = 0x201000, pa = 0x400000, size = "4K", flags = "" },
 ;     { va = 0x10000201000, pa = 0x27d000, size = "8K", flags = "WX" },
+;     { va = 0xffff800000000000, pa = 0x300000, size = "4K" },    # the kernel's half
 ;     { va = 0x18000000000, pa = 0, size = "16M", page = "2M" },
 ;     { va = 0x10040000000, pa = 0x40000000, size = "1G", page = "1G" },
 ; ]
@@ -31,7 +32,7 @@
 ; [in]
 ; rdi = "addresses"
 ; rsi = "results"
-; rdx = 8
+; rdx = 10
 ; rcx = 0x18000000000
 ;
 ; [out.memory]
@@ -43,6 +44,8 @@
 ; 0x101028 = 0x7fffffff       # in a 1 GiB page
 ; 0x101030 = -1               # not mapped
 ; 0x101038 = -1               # not canonical
+; 0x101040 = 0x300456         # bits 63:47 are ones
+; 0x101048 = -1               # not canonical, though 47:0 are those of a page
 
     mov r8, 0x000ffffffffff000      // an entry's bits 51:12
     mov rbx, cr3
@@ -126,6 +129,7 @@ unmapped:
 addresses:
     .quad 0xb8000, 0x201008, 0x10000201a10, 0x18000000000
     .quad 0x18000612345, 0x1007fffffff, 0x5555_0000_0000, 0x0000_8000_0000_0000
+    .quad 0xffff_8000_0000_0456, 0x0001_0000_000b_8000
 .org 0x101000
 results:
-    .fill 8, 8, 0x55
+    .fill 10, 8, 0x55

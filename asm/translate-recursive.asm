@@ -31,6 +31,7 @@
 ;     { va = 0x100000, pa = 0x100000, size = "8K" },            # this code and its data
 ;     { va = 0x201000, pa = 0x400000, size = "4K", flags = "" },
 ;     { va = 0x10000201000, pa = 0x27d000, size = "8K", flags = "WX" },
+;     { va = 0xffff800000000000, pa = 0x300000, size = "4K" },    # the kernel's half
 ;     { va = 0x18000000000, pa = 0, size = "16M", page = "2M" },
 ;     { va = 0x10040000000, pa = 0x40000000, size = "1G", page = "1G" },
 ; ]
@@ -38,7 +39,7 @@
 ; [in]
 ; rdi = "addresses"
 ; rsi = "results"
-; rdx = 9
+; rdx = 11
 ; rcx = 510
 ;
 ; [out]
@@ -57,6 +58,8 @@
 ; 0x101030 = -1               # not mapped
 ; 0x101038 = -1               # not canonical
 ; 0x101040 = "PML4"           # the level 4 table, where the slot shows it
+; 0x101048 = 0x300456         # bits 63:47 are ones
+; 0x101050 = -1               # not canonical, though 47:0 are those of a page
 
     mov rax, rcx
     shl rax, 55
@@ -147,6 +150,7 @@ addresses:
     .quad 0xb8000, 0x201008, 0x10000201a10, 0x18000000000
     .quad 0x18000612345, 0x1007fffffff, 0x5555_0000_0000, 0x0000_8000_0000_0000
     .quad 0xffff_ff7f_bfdf_e000
+    .quad 0xffff_8000_0000_0456, 0x0001_0000_000b_8000
 .org 0x101000
 results:
-    .fill 9, 8, 0x55
+    .fill 11, 8, 0x55

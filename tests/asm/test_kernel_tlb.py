@@ -53,6 +53,7 @@ def test_entries_touched_and_fills_of_buffers_of_many_sizes(count: int) -> None:
         assert 1 <= found["r11"] <= count
         # unicorn 2.1.4: a TLB entry for each 4 KiB, whatever the page.
         assert (found["r10"], found["r11"]) == (count, count)
+        assert (found["r12"], found["r13"]) == (1, 16)
         # The walker counts the same entries: the accesses' leaves, each once.
         for base, entries in ((0x40_0000, count), (0x60_0000, 1)):
             leaves = {machine.walk(base + 4096 * n).steps[-1].address for n in range(count)}
