@@ -39,8 +39,8 @@
 ; exit = 1
 ;
 ; [out.memory]
-; 0x108000 = 0                   # write to the frame that becomes the level 1 table, as if it mapped a page
-; 0x108008 = 0xffffffff00000000  # read: not present
+; 0x108000 = 0xffffffff00000000  # read: not present
+; 0x108008 = 0                   # write to the frame of the level 1 table to be, a would-be entry
 ; 0x108010 = 0                   # map_to
 ; 0x108018 = 0xffffffff00000000  # read the page behind: the new table was cleared
 ; 0x108020 = 0                   # write
@@ -58,11 +58,11 @@
 ; 0x108080 = 4                   # update_flags: PAGE_NOT_MAPPED
 ; 0x108088 = 0                   # map_to another frame, and no new table
 ; 0x108090 = 0x5678              # read: what that frame holds
-; 0x200000 = 0x1234               # what was written, in its frame
-; 0x1440 = 0x300023               # the tables that were made: level 4, index 136,
-; 0x300888 = 0x301023             # level 3, index 273,
-; 0x301110 = 0x302023             # level 2, index 34,
-; 0x302220 = 0x10a021             # level 1, index 68: the frame of the second map_to
+; 0x200000 = 0x1234              # what was written, in its frame
+; 0x1440 = 0x300023              # the tables that were made: level 4, index 136,
+; 0x300888 = 0x301023            # level 3, index 273,
+; 0x301110 = 0x302023            # level 2, index 34,
+; 0x302220 = 0x10a021            # level 1, index 68: the frame of the second map_to
 
 MAP_TO       = 1
 UNMAP        = 2
@@ -168,8 +168,8 @@ results:
     .zero 8 * 64
 .org 0x109000
 operations:
-    .quad WRITE, MAP + 0x302228, 0x200003, 0
     .quad READ, PAGE, 0, 0
+    .quad WRITE, MAP + 0x302228, 0x200003, 0
     .quad MAP_TO, PAGE, FRAME, PRESENT | WRITABLE
     .quad READ, PAGE + 0x1000, 0, 0
     .quad WRITE, PAGE, 0x1234, 0

@@ -26,7 +26,7 @@
 ; [out]
 ; r8 = 0x8023                 # level 2, entry 0: the table at 32 KiB (and A)
 ; r9 = 0x4023                 # level 4, entry 0: the table at 16 KiB
-; r10 = 0x10                  # in page 0 KiB
+; r10 = 0x0
 ; r11 = 0x9000                # 36 KiB
 ; rbx = 4
 ; events = ["#PF", "#PF"]
@@ -85,7 +85,8 @@ code_page:
     mov qword ptr [rsi + 9 * 8], UNUSED
     invlpg [rdi + 36 * 1024]
     lea r14, [rip + first]              // where the handler goes on
-    mov r12, [rdi + 16]
+    mov r10, -1
+    mov r12, [rdi]
 first:
     mov r10, r13
     lea r14, [rip + second]
