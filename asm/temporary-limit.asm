@@ -2,7 +2,7 @@
 ;
 ; A level 1 table has 512 entries, and one of them maps the table itself: 511 are left to lend. The
 ; kernel builds the lecture's tables (level 4 at 4 KiB, 3 at 16 KiB, 2 at 24 KiB, 1 at 32 KiB, in
-; its own entry 8), moves itself out of the first 2 MiB to a mapping of its own code at 3 MiB, and sets
+; its own entry 8), moves itself out of the first 2 MiB to a mapping of its code at 3 MiB, and sets
 ; all entries but entry 8 to unused. Then it maps one frame after the other, from 4 MiB of physical
 ; memory on, without giving any back, until the search finds no free entry. Each page is written
 ; with its number; afterwards each is read: all 511 mappings are there at once. In the end one entry
