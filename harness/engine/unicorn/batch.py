@@ -16,13 +16,21 @@ from numpy.typing import NDArray
 from unicorn import (
     UC_HOOK_INTR,
     UC_HOOK_MEM_READ,
+    UC_HOOK_MEM_READ_AFTER,
     UC_HOOK_MEM_WRITE,
 )
 
 from harness.asm import assemble
 from harness.cpu import CpuState
 from harness.engine.unicorn import hooks
-from harness.engine.unicorn.core import SCRATCH_SIZE, Core, Layout, Scratch, slot_base
+from harness.engine.unicorn.core import (
+    PHYSICAL_BITS,
+    SCRATCH_SIZE,
+    Core,
+    Layout,
+    Scratch,
+    slot_base,
+)
 from harness.engine.unicorn.hooks import BATCH, HEADER, NOTHING
 from harness.engine.unicorn.library import FLUSH_TLB, LIB
 from harness.errors import EngineError
@@ -37,21 +45,22 @@ next:
     add rdi, 8
     {access}
 resume:
-    {keep}
     dec rcx
     jnz next
 done:
     nop
 """
 _ACCESS = {
-    AccessKind.READ: ("mov {register}, [rsi]", "mov [rbx], rax\n    add rbx, 8"),
-    AccessKind.WRITE: ("mov [rsi], {register}", ""),
+    AccessKind.READ: "mov {register}, [rsi]",
+    AccessKind.WRITE: "mov [rsi], {register}",
 }
 _REGISTER = {1: "al", 2: "ax", 4: "eax", 8: "rax"}
-_RAX, _RCX, _RBX, _RDI = 0, 1, 3, 7
+_RAX, _RCX, _RDI = 0, 1, 7
 _TABLE = np.uint64(0x000F_FFFF_FFFF_F000)
 _CODE_STEP = 64
 _PKRU_DENIES = 3
+_NEVER = (1 << 63, 1 << 63)
+"""Physical addresses that no access reaches."""
 _OUTCOMES = np.full(256, Outcome.UNSUPPORTED.code, np.uint8)
 _OUTCOMES[8] = Outcome.DOUBLE_FAULT.code
 _OUTCOMES[12] = Outcome.STACK_FAULT.code
@@ -76,6 +85,7 @@ class Batcher:
         self._code = self._assemble()
         self._fill_header(context)
         self._callbacks: list[Any] = []
+        self._failures: list[BaseException] = []
         self._marks: NDArray[np.bool_] | None = None
         self._add_hooks()
 
@@ -107,6 +117,7 @@ class Batcher:
         for column in hooks.COLUMNS:
             at = int(s[column])
             s[at : at + count] = NOTHING
+        s[hooks.NOW] = s[hooks.LOST] = 0
 
         template = core.template(cpu)
         core.state[:] = template
@@ -115,14 +126,12 @@ class Batcher:
         registers = core.at.registers // 8
         core.q[registers + _RAX] = 0
         core.q[registers + _RCX] = count
-        core.q[registers + _RBX] = base + Scratch.VALUES
         core.q[registers + _RDI] = base + Scratch.ADDRESSES
-        s[hooks.RESUME] = base + resume
+        s[hooks.RESUME], s[hooks.ARRAY] = base + resume, base + Scratch.ADDRESSES
         s[hooks.LENT_SIZE] = 0
         core.restore()
         LIB.uc_ctl(core.handle, FLUSH_TLB)
         error = LIB.uc_emu_start(core.handle, base + loop, base + done, 0, 0)
-        failed = core.uc._hook_exception
         if s[hooks.LENT_SIZE]:
             ctypes.memmove(int(s[hooks.LENT_HOST]), int(s[hooks.SELF]) + 8 * hooks.LENT_BYTES, size)
         self._words[root + slot] = lent
@@ -132,12 +141,14 @@ class Batcher:
             if not np.array_equal(new, old):
                 changed.append(chain[new != old])
                 self._words[chain] = old
-        if failed is not None:
-            raise failed
+        if self._failures:
+            raise self._failures.pop()
         if error:
             raise EngineError(f"Unicorn stopped a batch of {count} probes with error {error}")
         self._collect(count, size, out)
-        if self._kind is not AccessKind.READ or not changed:
+        if self._kind is AccessKind.READ and (s[hooks.LOST] or s[hooks.NOW] != count):
+            return np.arange(count)  # a read reached the engine's own frames
+        if self._kind is AccessKind.WRITE or not changed:
             return np.empty(0, np.intp)
         return self._read_changed(np.concatenate(changed), size, out)
 
@@ -164,8 +175,7 @@ class Batcher:
         outside = ~faulted & (self._memory.offsets(out.pa) < 0)
         out.outcome[outside] = Outcome.NO_MEMORY.code
         if self._kind is AccessKind.READ:
-            start = Scratch.VALUES // 8
-            out.value[:] = self._scratch.words[start : start + count]
+            out.value[:] = columns[hooks.VALUE]
             if size < 8:
                 out.value &= np.uint64((1 << 8 * size) - 1)
         if not faulted.any():
@@ -196,11 +206,11 @@ class Batcher:
 
     def _assemble(self) -> dict[int, tuple[int, int, int]]:
         found = {}
-        access, keep = _ACCESS[self._kind]
+        access = _ACCESS[self._kind]
         first = 0x400 if self._kind is AccessKind.READ else 0x600
         for number, (size, register) in enumerate(_REGISTER.items()):
             at = Scratch.CODE + first + number * _CODE_STEP
-            text = _LOOP.format(access=access.format(register=register), keep=keep)
+            text = _LOOP.format(access=access.format(register=register))
             program = assemble(text, base=at)
             self._scratch.put(at, program.code)
             found[size] = (at, program.labels["resume"], program.labels["done"])
@@ -218,6 +228,7 @@ class Batcher:
         s[hooks.PREVIOUS_AT] = at.previous // 8
         s[hooks.PREVIOUS_MASK] = 0xFFFF_FFFF << (at.previous % 8 * 8)
         s[hooks.CR2_AT], s[hooks.RIP_AT] = at.cr2 // 8, at.rip // 8
+        s[hooks.NEXT_AT] = at.registers // 8 + _RDI
         for number, column in enumerate(hooks.COLUMNS):
             s[column] = HEADER + context + number * BATCH
         s[HEADER : HEADER + context].view(np.uint8)[: at.size] = core.state
@@ -235,57 +246,60 @@ class Batcher:
             s[first : first + 3] = base, base + size, host
 
     def _add_hooks(self) -> None:
-        s, uc = self._s, self._core.uc
-        fast = hooks.compiled()
-        holes = self._layout.holes(self._memory)
-        if fast is None:
-            uc.hook_add(UC_HOOK_INTR, lambda _uc, vector, _d: hooks.on_fault(s, vector))
-            uc.hook_add(UC_HOOK_MEM_READ, lambda _uc, _k, pa, _size, _v, _d: hooks.on_read(s, pa))
-            if self._kind is AccessKind.WRITE:
-                uc.hook_add(
-                    UC_HOOK_MEM_WRITE,
-                    lambda _uc, _k, pa, size, _v, _d: hooks.on_write(s, pa, size),
-                )
-            for base, size in holes:
-                uc.mmio_map(base, size, self._hole_read, base, _ignore, None)
-            return
-        self._add_compiled(UC_HOOK_INTR, fast["fault"])
-        self._add_compiled(UC_HOOK_MEM_READ, fast["read"])
-        if self._kind is AccessKind.WRITE:
-            self._add_compiled(UC_HOOK_MEM_WRITE, fast["write"])
-        for base, size in holes:
-            hole = np.array([base, s.ctypes.data], np.uint64)
-            self._callbacks.append(hole)
-            status = LIB.uc_mmio_map(
-                self._core.handle,
-                base,
-                size,
-                ctypes.c_void_p(fast["hole_read"].address),
-                ctypes.c_void_p(hole.ctypes.data),
-                ctypes.c_void_p(fast["hole_write"].address),
-                ctypes.c_void_p(hole.ctypes.data),
-            )
-            if status:
-                raise EngineError(f"Unicorn must map the hole at {base:#x}: error {status}")
+        """Hook exceptions and the probes' own accesses.
 
-    def _add_compiled(self, kind: int, hook: Any) -> None:
+        unicorn 2.1.4: the bounds of a memory hook are physical, and an access that a hook lets
+        pass costs a fraction of one that it takes. A read hook that takes nothing makes every
+        access come by where hooks are called at all.
+        """
+        first = self._layout.scratch
+        array = first + Scratch.ADDRESSES, first + Scratch.ADDRESSES + 8 * BATCH - 1
+        own = [(UC_HOOK_INTR, "fault", (0, NOTHING))]
+        if self._kind is AccessKind.READ:
+            own += [
+                (UC_HOOK_MEM_READ, "next", _NEVER),
+                (UC_HOOK_MEM_READ_AFTER, "read", (0, first - 1)),
+            ]
+            if first + SCRATCH_SIZE < 1 << PHYSICAL_BITS:
+                above = first + SCRATCH_SIZE, (1 << PHYSICAL_BITS) - 1
+                own.append((UC_HOOK_MEM_READ_AFTER, "read", above))
+        else:
+            own += [
+                (UC_HOOK_MEM_READ, "next", array),
+                (UC_HOOK_MEM_WRITE, "write", (0, NOTHING)),
+            ]
+        callbacks = hooks.compiled() or hooks.interpreted(self._s, self._failures)
+        self._callbacks.append(callbacks)
+        for kind, name, bounds in own:
+            self._hook(kind, callbacks[name], bounds)
+        for base, size in self._layout.holes(self._memory):
+            self._map_hole(base, size, callbacks)
+
+    def _map_hole(self, base: int, size: int, callbacks: dict[str, Any]) -> None:
+        hole = np.array([base, self._s.ctypes.data], np.uint64)
+        self._callbacks.append(hole)
+        status = LIB.uc_mmio_map(
+            self._core.handle,
+            base,
+            size,
+            ctypes.c_void_p(hooks.address(callbacks["hole_read"])),
+            ctypes.c_void_p(hole.ctypes.data),
+            ctypes.c_void_p(hooks.address(callbacks["hole_write"])),
+            ctypes.c_void_p(hole.ctypes.data),
+        )
+        if status:
+            raise EngineError(f"Unicorn must map the hole at {base:#x}: error {status}")
+
+    def _hook(self, kind: int, callback: Any, bounds: tuple[int, int]) -> None:
         number = ctypes.c_size_t()
         status = LIB.uc_hook_add(
             self._core.handle,
             ctypes.byref(number),
             kind,
-            ctypes.c_void_p(hook.address),
+            ctypes.c_void_p(hooks.address(callback)),
             ctypes.c_void_p(self._s.ctypes.data),
-            ctypes.c_uint64(1),
-            ctypes.c_uint64(0),
+            ctypes.c_uint64(bounds[0]),
+            ctypes.c_uint64(bounds[1]),
         )
         if status:
-            raise EngineError(f"Unicorn must take a compiled hook: error {status}")
-
-    def _hole_read(self, _uc: Any, offset: int, _size: int, base: int) -> int:
-        hooks.on_hole(self._s, base + offset)
-        return 0
-
-
-def _ignore(*_: object) -> None:
-    """Let a write to memory that is not there go nowhere."""
+            raise EngineError(f"Unicorn must take a hook: error {status}")

@@ -1,0 +1,196 @@
+"""How fast the engine's probes are, as ratios to Unicorn without the harness.
+
+``python benchmarks/engine.py`` prints one line for each measurement. What is compared runs in turns
+within one process, over the same tables and the same addresses; the ratio is the median over the
+turns. The bare competitors have a Unicorn of their own that maps the same RAM, and no hooks: they
+learn a value and nothing else.
+"""
+
+import gc
+import resource
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from unicorn import UC_ARCH_X86, UC_MODE_64, UC_PROT_ALL, Uc
+from unicorn import x86_const as x86
+from unicorn.unicorn_const import UC_CTL_IO_WRITE, UC_CTL_TLB_FLUSH
+
+from harness.asm import assemble
+from harness.boot.tables import TableBuilder
+from harness.cpu import CpuState
+from harness.engine.unicorn import UnicornEngine
+from harness.engine.unicorn.hooks import BATCH, compiled
+from harness.entry import PageTableFlags
+from harness.memory import PhysicalMemory
+from harness.outcome import Access, AccessKind
+
+__all__ = ["measure"]
+
+MIB = 1 << 20
+PAGES = 64 * MIB >> 12
+TURNS = 15
+COUNT = 8 * BATCH
+SINGLE = 4_000
+_READ = Access(AccessKind.READ, size=8)
+_U64 = np.uint64
+
+# Where the bare guest has its code and its arrays: physical and, by its own page tables, virtual.
+_BARE = 96 * MIB
+_LOOP = """
+next:
+    mov rsi, [rdi]
+    add rdi, 8
+    mov rax, [rsi]
+    mov [rbx], rax
+    add rbx, 8
+    dec rcx
+    jnz next
+    nop
+"""
+
+
+def measure() -> list[dict[str, Any]]:
+    """Run every measurement of this file.
+
+    :returns: dictionaries with ``name``, ``ratio`` (speed against the bare competitor),
+        ``target`` (the least ratio wanted), ``ours`` and ``bare`` (in ``unit``) and ``peak_mib``
+        (of the process, up to then)
+    """
+    results = []
+    memory, cpu = _tables()
+    rng = np.random.default_rng(1)
+    vas = rng.integers(0, 64 * MIB >> 3, COUNT, dtype=_U64) << _U64(3)
+    bare = _Bare(memory, cpu)
+    with UnicornEngine(memory) as engine:
+        seen = engine.probe_many(cpu, vas, _READ)
+        wanted = np.concatenate([bare.loop(vas[i : i + BATCH]) for i in range(0, COUNT, BATCH)])
+        assert np.array_equal(seen.value, wanted), "both must read the same"
+        if compiled() is None:
+            print("numba is not installed: batches run with Python hooks", file=sys.stderr)
+        results.append(
+            _compare(
+                "batch probes without faults, against a bare load loop",
+                COUNT,
+                lambda: engine.probe_many(cpu, vas, _READ),
+                lambda: [bare.loop(vas[i : i + BATCH]) for i in range(0, COUNT, BATCH)],
+                0.8 if compiled() is not None else None,
+            )
+        )
+        some: list[int] = vas[:SINGLE].tolist()
+        assert engine.probe(cpu, some[0], _READ).value == bare.load(some[0])
+        results.append(
+            _compare(
+                "one probe, against a bare emu_start of the same load",
+                SINGLE,
+                lambda: [engine.probe(cpu, va, _READ) for va in some],
+                lambda: [bare.load(va) for va in some],
+                0.4,
+            )
+        )
+    return results
+
+
+def _tables() -> tuple[PhysicalMemory, CpuState]:
+    # 64 MiB of 4 KiB pages, each mapped to a frame somewhere else; a slot for the bare guest.
+    memory = PhysicalMemory(100 * MIB)
+    frames = iter(range(64 * MIB, 80 * MIB, 0x1000))
+    flags = PageTableFlags.PRESENT | PageTableFlags.WRITABLE
+    tables = TableBuilder(memory, frames.__next__)
+    for page, frame in enumerate(np.random.default_rng(0).permutation(PAGES).tolist()):
+        tables.map(page << 12, frame << 12, 0x1000, flags)
+    tables.map(_BARE, _BARE, 4 * MIB, flags)
+    words = memory.words[: 64 * MIB >> 3]
+    words[:] = np.arange(len(words), dtype=_U64)
+    return memory, CpuState(cr3=tables.root)
+
+
+class _Bare:
+    """Unicorn over the same RAM, without a single hook."""
+
+    def __init__(self, memory: PhysicalMemory, cpu: CpuState) -> None:
+        self.uc = uc = Uc(UC_ARCH_X86, UC_MODE_64, x86.UC_CPU_X86_ICELAKE_SERVER)
+        for base, size, pointer in memory.region_pointers():
+            uc.mem_map_ptr(base, size, UC_PROT_ALL, pointer)
+        uc.reg_write(x86.UC_X86_REG_CR4, cpu.cr4)
+        uc.reg_write(x86.UC_X86_REG_MSR, (0xC000_0080, cpu.efer))
+        uc.reg_write(x86.UC_X86_REG_CR3, cpu.cr3)
+        uc.reg_write(x86.UC_X86_REG_CR0, cpu.cr0)
+        program = assemble(_LOOP, base=_BARE)
+        memory.write(_BARE, program.code)
+        self._end = program.base + len(program.code)
+        single = assemble("mov rax, [rsi]\nnop", base=_BARE + 0x1000)
+        memory.write(single.base, single.code)
+        self._single = single.base, single.base + 3
+        self._addresses = _BARE + MIB
+        self._values = _BARE + 2 * MIB
+        self._memory = memory
+
+    def loop(self, vas: NDArray[np.uint64]) -> NDArray[np.uint64]:
+        words, uc = self._memory.words, self.uc
+        start = self._addresses >> 3
+        words[start : start + len(vas)] = vas
+        uc.reg_write(x86.UC_X86_REG_RCX, len(vas))
+        uc.reg_write(x86.UC_X86_REG_RDI, self._addresses)
+        uc.reg_write(x86.UC_X86_REG_RBX, self._values)
+        uc.ctl(UC_CTL_TLB_FLUSH, UC_CTL_IO_WRITE)
+        uc.emu_start(_BARE, self._end)
+        start = self._values >> 3
+        return words[start : start + len(vas)].copy()
+
+    def load(self, va: int) -> int:
+        uc = self.uc
+        uc.reg_write(x86.UC_X86_REG_RSI, va)
+        uc.emu_start(*self._single)
+        return int(uc.reg_read(x86.UC_X86_REG_RAX))
+
+
+def _compare(
+    name: str,
+    count: int,
+    ours: Callable[[], object],
+    bare: Callable[[], object],
+    target: float | None,
+) -> dict[str, Any]:
+    ours()
+    bare()
+    times = [(_seconds(ours), _seconds(bare)) for _ in range(TURNS)]
+    return {
+        "name": name,
+        "ratio": statistics.median(theirs / mine for mine, theirs in times),
+        "target": target,
+        "ours": count / statistics.median(mine for mine, _ in times) / 1e6,
+        "bare": count / statistics.median(theirs for _, theirs in times) / 1e6,
+        "unit": "M/s",
+        "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+    }
+
+
+def _seconds(function: Callable[[], object]) -> float:
+    gc.collect()
+    start = time.perf_counter()
+    function()
+    return time.perf_counter() - start
+
+
+def main() -> int:
+    """Print a line for each measurement; 1 if one misses its target."""
+    missed = False
+    for result in measure():
+        target = result["target"]
+        below = target is not None and result["ratio"] < target
+        missed |= below
+        wanted = "" if target is None else f" (wanted {target}{', MISSED' if below else ''})"
+        print(
+            f"{result['name']}: {result['ratio']:.2f}{wanted}; "
+            f"{result['ours']:.3f} {result['unit']} against {result['bare']:.3f}; peak of the process {result['peak_mib']:.0f} MiB"
+        )
+    return int(missed)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
