@@ -14,6 +14,7 @@ KIB = 1024
 PAGE = 4096
 TABLES = (1, 2, 3, 4, 6, 251)
 """The pages that show tables, by number."""
+LEVEL_1 = 16 * KIB
 NOWHERE = (1 << 64) - 1
 
 
@@ -28,6 +29,8 @@ def run(start: int, size: int, extra: list[int]) -> Exit:
             program.base, registers={"rdi": start, "rsi": size}, start=Start(rip=0, cpu=None)
         )
         assert ended.ending is Ending.EXIT, ended.detail
+        for page in (*TABLES, *extra):
+            assert machine.memory.read_u64(LEVEL_1 + 8 * page) & ~0xFFF == page * PAGE
         return ended
 
 

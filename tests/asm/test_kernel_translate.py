@@ -166,6 +166,14 @@ def test_4k_only_finds_4_kib_pages_and_none_else() -> None:
         assert_same(vas, run(machine, "translate-4k-only", vas, OFFSET), want)
 
 
+@pytest.mark.parametrize("name", ["translate-offset", "translate-4k-only"])
+def test_flags_in_cr3_are_no_part_of_the_address(name: str) -> None:
+    with machine_with(8, None) as machine:
+        machine.cpu = machine.cpu.replace(cr3=machine.cpu.cr3 | 0x18)  # PWT and PCD
+        [got] = run(machine, name, np.array([0x10_0123], np.uint64), OFFSET)
+        assert got == 0x10_0123
+
+
 @pytest.mark.parametrize("name", ["translate-offset", "translate-recursive"])
 def test_one_million_addresses_in_one_batch(name: str) -> None:
     with machine_with(99, 400) as machine:
