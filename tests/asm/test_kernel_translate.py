@@ -169,9 +169,10 @@ def test_4k_only_finds_4_kib_pages_and_none_else() -> None:
 @pytest.mark.parametrize("name", ["translate-offset", "translate-4k-only"])
 def test_flags_in_cr3_are_no_part_of_the_address(name: str) -> None:
     with machine_with(8, None) as machine:
+        machine.map(0x1234_5678_9000, 0x20_0000, 0x1000)
         machine.cpu = machine.cpu.replace(cr3=machine.cpu.cr3 | 0x18)  # PWT and PCD
-        [got] = run(machine, name, np.array([0x10_0123], np.uint64), OFFSET)
-        assert got == 0x10_0123
+        [got] = run(machine, name, np.array([0x1234_5678_9123], np.uint64), OFFSET)
+        assert got == 0x20_0123
 
 
 @pytest.mark.parametrize("name", ["translate-offset", "translate-recursive"])
