@@ -31,6 +31,8 @@ def run(start: int, size: int, extra: list[int]) -> Exit:
         assert ended.ending is Ending.EXIT, ended.detail
         for page in (*TABLES, *extra):
             assert machine.memory.read_u64(LEVEL_1 + 8 * page) & ~0xFFF == page * PAGE
+        # Nothing is written behind the level 1 table, even for a region beyond its 2 MiB.
+        assert not machine.memory.frame(LEVEL_1 + PAGE).any()
         return ended
 
 
