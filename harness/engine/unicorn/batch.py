@@ -57,6 +57,8 @@ _ACCESS = {
 _REGISTER = {1: "al", 2: "ax", 4: "eax", 8: "rax"}
 _RAX, _RCX, _RDI = 0, 1, 7
 _TABLE = np.uint64(0x000F_FFFF_FFFF_F000)
+_FRAME_WORDS = 9
+"""Of a word's index: the bits below the frame's number."""
 _CODE_STEP = 64
 _PKRU_DENIES = 3
 _NEVER = (1 << 63, 1 << 63)
@@ -86,7 +88,6 @@ class Batcher:
         self._fill_header(context)
         self._callbacks: list[Any] = []
         self._failures: list[BaseException] = []
-        self._marks: NDArray[np.bool_] | None = None
         self._add_hooks()
 
     def close(self) -> None:
@@ -108,7 +109,6 @@ class Batcher:
         count = len(vas)
         core, s, scratch = self._core, self._s, self._scratch
         chains = self._chains(cpu, vas)
-        before = [self._words[chain] for chain in chains]
         root = self._memory.offset(cpu.root) >> 3
         lent = int(self._words[root + slot])
         self._words[root + slot] = scratch.entry[cpu.levels]
@@ -136,11 +136,11 @@ class Batcher:
             ctypes.memmove(int(s[hooks.LENT_HOST]), int(s[hooks.SELF]) + 8 * hooks.LENT_BYTES, size)
         self._words[root + slot] = lent
         changed = []
-        for chain, old in zip(chains, before, strict=True):
-            new = self._words[chain]
-            if not np.array_equal(new, old):
-                changed.append(chain[new != old])
-                self._words[chain] = old
+        for chain, old in chains:
+            differs = self._words.take(chain) != old
+            if differs.any():
+                changed.append(chain[differs])
+                self._words[changed[-1]] = old[differs]
         if self._failures:
             raise self._failures.pop()
         if error:
@@ -156,15 +156,16 @@ class Batcher:
         self, changed: NDArray[np.int64], size: int, out: Observations
     ) -> NDArray[np.intp]:
         """Find the rows that read one of these words."""
-        if self._marks is None:
-            self._marks = np.zeros(len(self._words) + 1, np.bool_)
-        self._marks[changed] = True
+        # Frames first: hardly any probe reads a page table.
+        frames = np.zeros((len(self._words) >> _FRAME_WORDS) + 1, np.bool_)
+        frames[changed >> _FRAME_WORDS] = True
         offsets = self._memory.offsets(out.pa)  # -1, outside RAM, finds the spare mark at the end
-        hit = self._marks[offsets >> 3]
-        if size > 1:
-            hit |= self._marks[offsets + (size - 1) >> 3] & (offsets >= 0)
-        self._marks[changed] = False
-        return np.nonzero(hit)[0]
+        rows = np.nonzero(frames.take(offsets >> 12))[0]
+        if not len(rows):
+            return rows
+        first = offsets[rows] >> 3
+        last = offsets[rows] + (size - 1) >> 3
+        return rows[np.isin(first, changed) | np.isin(last, changed)]
 
     def _collect(self, count: int, size: int, out: Observations) -> None:
         columns = {
@@ -190,18 +191,23 @@ class Batcher:
         in_page = out.outcome == Outcome.PAGE_FAULT.code
         out.cr2[in_page] = columns[hooks.CR2][in_page]
 
-    def _chains(self, cpu: CpuState, vas: NDArray[np.uint64]) -> list[NDArray[np.int64]]:
-        """Level by level, the word indices that walks of these addresses could read."""
+    def _chains(
+        self, cpu: CpuState, vas: NDArray[np.uint64]
+    ) -> list[tuple[NDArray[np.int64], NDArray[np.uint64]]]:
+        """Level by level, the indices of the words that walks could read, and those words."""
         chains = []
-        tables = np.full(len(vas), cpu.root, np.uint64)
+        tables: Any = np.uint64(cpu.root)
         for level in range(cpu.levels, 0, -1):
-            entries = tables | ((vas >> np.uint64(9 * level + 3)) & np.uint64(511)) << np.uint64(3)
+            entries = vas >> np.uint64(9 * level)
+            entries &= np.uint64(0xFF8)
+            entries |= tables
             offsets = self._memory.offsets(entries)
-            inside = offsets >= 0
-            if not inside.all():
+            if int(offsets.min(initial=0)) < 0:
+                inside = offsets >= 0
                 offsets, vas = offsets[inside], vas[inside]
-            chains.append(offsets >> 3)
-            tables = self._words[chains[-1]] & _TABLE
+            offsets >>= 3
+            chains.append((offsets, self._words.take(offsets)))
+            tables = chains[-1][1] & _TABLE
         return chains
 
     def _assemble(self) -> dict[int, tuple[int, int, int]]:

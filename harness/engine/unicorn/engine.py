@@ -21,7 +21,7 @@ from harness.outcome import Access, AccessKind, AccessLike, Observation, Observa
 __all__ = ["UnicornEngine"]
 
 _MASK = (1 << 64) - 1
-_BATCHED_SIZES = (1, 2, 4, 8)
+_COLUMNS = ("outcome", "error_code", "cr2", "pa", "value")
 
 
 class UnicornEngine:
@@ -129,13 +129,19 @@ class UnicornEngine:
             rows, spanning = np.nonzero(~spans)[0], np.nonzero(spans)[0]
         slot, left = 0x1E0, [spanning]
         while len(rows) and slot > 0x100:
-            needed = _needs_slot(vas[rows], slot, cpu.levels, access.size)
+            asked = vas if len(rows) == len(vas) else vas[rows]
+            needed = _needs_slot(asked, slot, cpu.levels, access.size)
             now, rows = (rows, rows[:0]) if not needed.any() else (rows[~needed], rows[needed])
             for start in range(0, len(now), BATCH):
                 chunk = now[start : start + BATCH]
+                if len(now) == len(vas):
+                    place = slice(start, start + len(chunk))
+                    part = _rows(out, place)
+                    left.append(chunk[batcher.run(cpu, vas[place], slot, access.size, part)])
+                    continue
                 part = Observations.blank(len(chunk))
                 left.append(chunk[batcher.run(cpu, vas[chunk], slot, access.size, part)])
-                for column in ("outcome", "error_code", "cr2", "pa", "value"):
+                for column in _COLUMNS:
                     getattr(out, column)[chunk] = getattr(part, column)
             slot -= 1
         return np.concatenate([rows, *left])
@@ -143,13 +149,17 @@ class UnicornEngine:
 
 def _needs_slot(vas: NDArray[np.uint64], slot: int, levels: int, size: int) -> NDArray[np.bool_]:
     """Whether a walk, or the access itself, could read the top-level entry of a slot."""
-    offset = vas & np.uint64(0xFFF)
-    needed = offset >> np.uint64(3) == slot
-    if size > 1:
-        needed |= (offset + np.uint64(size - 1)) >> np.uint64(3) == slot
+    # The words at slot * 8 of a page: from the first byte that reaches it to its last.
+    needed = (vas & np.uint64(0xFFF)) - np.uint64(8 * slot - size + 1) < np.uint64(7 + size)
     for level in range(levels):
-        needed |= (vas >> np.uint64(12 + 9 * level)) & np.uint64(511) == slot
+        shift = np.uint64(12 + 9 * level)
+        needed |= vas & (np.uint64(511) << shift) == np.uint64(slot) << shift
     return np.asarray(needed, np.bool_)
+
+
+def _rows(out: Observations, rows: slice) -> Observations:
+    """Give some rows as columns of their own, which are views."""
+    return Observations(*(getattr(out, column)[rows] for column in _COLUMNS))
 
 
 def _set_row(out: Observations, row: int, seen: Observation) -> None:
