@@ -23,8 +23,9 @@
 ; In:  RDI = the buffer in 4 KiB pages, RSI = in a 2 MiB page; RDX = where the level 1 table of the
 ;      first appears, RCX = where the level 2 entry of the second does. R8 = how many words are
 ;      read, 4 KiB apart (16 to 512).
-; Out: entries touched: RAX in 4 KiB pages, RBX in the 2 MiB page. TLB fills: R10 and R11, and of
-;      the last 16 reads made once more: R12 and R13.
+; Out: entries touched: RAX in 4 KiB pages, RBX in the 2 MiB page (R9 = how many were set before:
+;      0, or the count is wrong). TLB fills: R10 and R11, and of the last 16 reads made once more:
+;      R12 and R13.
 ;
 ; [machine]
 ; ram = "16M"
@@ -44,6 +45,7 @@
 ; [out]
 ; rax = 512                   # architecture
 ; rbx = 1                     # architecture
+; r9 = 0
 ; r10 = 512                   # a CPU that prefetches translations may show fewer
 ; r11 = 512                   # this engine; 1 to 512 are permitted
 ; r12 = 1                     # this engine
@@ -67,6 +69,7 @@
     mov r13, r15
     xchg rdi, rsi
 
+    xor r9d, r9d
     mov rbp, rdx
     mov r14d, 8
     call touched
@@ -119,38 +122,40 @@ fills:                                  // R15 = how many of R8 reads from RDI g
     ret
 
 touched:                                // R15 = in how many leaf entries R8 reads from RDI set A
-    push rbp
+    call read_all
+    call count_accessed                 // none is left set,
+    mov rax, cr3
+    mov cr3, rax                        // nothing is left in the TLB,
+    call count_accessed
+    add r9, r15                         // so there is none here,
+    call read_all
+    jmp count_accessed                  // and these are new
+
+read_all:
     push rdi
     push r8
+1:
+    mov rax, [rdi]
+    add rdi, 4096
+    dec r8
+    jnz 1b
+    pop r8
+    pop rdi
+    ret
+
+count_accessed:                         // R15 = how many entries have A set; clears them
     push rbp
     push r8
+    xor r15d, r15d
 1:
-    and qword ptr [rbp], ~ACCESSED
+    test byte ptr [rbp], ACCESSED
+    jz 2f
+    inc r15d
+    and qword ptr [rbp], ~ACCESSED      // an entry that maps several of the words counts once
+2:
     add rbp, r14
     dec r8
     jnz 1b
     pop r8
-    pop rbp
-    mov rax, cr3
-    mov cr3, rax                        // nothing in the TLB, and every A bit clear
-    push r8
-2:
-    mov rax, [rdi]
-    add rdi, 4096
-    dec r8
-    jnz 2b
-    pop r8
-    xor r15d, r15d
-3:
-    test byte ptr [rbp], ACCESSED
-    jz 4f
-    inc r15d
-    and qword ptr [rbp], ~ACCESSED      // so that one entry counts once
-4:
-    add rbp, r14
-    dec r8
-    jnz 3b
-    pop r8
-    pop rdi
     pop rbp
     ret
