@@ -424,9 +424,10 @@ def _render(insn: Instruction, bits: int, *, as_written: bool = False) -> str:
         text = _render_operand(operand)
         if isinstance(operand, Immediate) and not as_written:
             low, high = immediate_range(insn, position, bits)
-            # Keystone takes -1 where it rejects 0xffffffffffffffff.
+            # Keystone takes -0x1 where it rejects 0xffffffffffffffff. It must not be -1: keystone
+            # 0.9.2 has been seen to read 4608 as 0x4608 late in the life of a process.
             if low < 0 and operand.value > high >> 1 and operand.value <= high:
-                text = str(operand.value - high - 1)
+                text = f"{operand.value - high - 1:#x}"
         unsized = isinstance(operand, Memory) and operand.size is None and not as_written
         if unsized and insn.mnemonic in ("push", "pop", "jmp", "call") and not insn.far:
             text = f"{_SIZE_WORDS[bits // 8]} ptr {text}"
