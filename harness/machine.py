@@ -114,7 +114,8 @@ class Machine:
         :param flags: letters W, U, X (no execute) and G, or the flags themselves.
         :param page: the size of page to use.
         :raises InputError: for another letter, or when the machine did not make its tables.
-        :raises BootError: when something is mapped there, or nothing is aligned.
+        :raises AddressError: when an address or the size is not a multiple of the page size.
+        :raises BootError: when something is mapped there.
         """
         if self._tables is None:
             raise InputError("a machine must have made its page tables itself to map more in them")
