@@ -147,7 +147,7 @@ if TYPE_CHECKING:
     from harness.engine import ENGINES, Engine, open_engine
     from harness.engine.run import REGISTERS, Budget, Ending, Event, Exit, Start, vector_name
     from harness.kernels import Kernel, KernelResult, parse_size, read_kernel
-    from harness.machine import KERNEL_BASE, TABLES_BASE, Machine
+    from harness.machine import KERNEL_BASE, TABLES_BASE, TABLES_END, Machine
     from harness.mapping import (
         AccessFault,
         AddressSpace,
@@ -243,7 +243,7 @@ _LAZY = {
         Kernel KernelResult parse_size read_kernel
     """,
     "harness.machine": """
-        KERNEL_BASE Machine TABLES_BASE
+        KERNEL_BASE Machine TABLES_BASE TABLES_END
     """,
     "harness.mapping": """
         AccessFault AddressSpace AddressTaken AtEntry BootPageTable FixedOffsetPageTable
@@ -400,6 +400,7 @@ __all__ = [
     "Statement",
     "Step",
     "TABLES_BASE",
+    "TABLES_END",
     "TableAt",
     "TableBuilder",
     "TableNotVisible",

@@ -35,14 +35,28 @@ from harness.memory import PhysicalMemory
 from harness.outcome import AccessLike, Observation
 from harness.walk import Walk, walk
 
-__all__ = ["KERNEL_BASE", "TABLES_BASE", "Budget", "Ending", "Event", "Exit", "Machine", "Start"]
+__all__ = [
+    "KERNEL_BASE",
+    "TABLES_BASE",
+    "TABLES_END",
+    "Budget",
+    "Ending",
+    "Event",
+    "Exit",
+    "Machine",
+    "Start",
+]
 
 TABLES_BASE = 0x1000
 """Where a machine's own page tables begin; the root comes first."""
 
+TABLES_END = 0x7_0000
+"""Where they must end: a kernel's stack and its code lie above."""
+
 KERNEL_BASE = 0x10_0000
 """Where code goes when nothing else is said."""
 
+_BIG_RAM = 0x400_0000
 _FLAGS = {
     "W": PageTableFlags.WRITABLE,
     "U": PageTableFlags.USER_ACCESSIBLE,
@@ -58,7 +72,7 @@ class Machine:
     :param cpu: the CPU's state; without one, tables are made at 0x1000 that map what
         ``identity`` says, and :meth:`map` adds to them.
     :param identity: bytes from 0 that the new tables map to themselves, supervisor, writable, in
-        4 KiB pages; all of RAM when None.
+        4 KiB pages; all of the first region of RAM when None, in 2 MiB pages from 64 MiB on.
     :param levels: 4 or 5, of the new tables.
     :param engine: one of :data:`harness.engine.ENGINES`.
     """
@@ -75,18 +89,28 @@ class Machine:
         self.memory = ram if isinstance(ram, PhysicalMemory) else PhysicalMemory(ram)
         self._tables: TableBuilder | None = None
         if cpu is None:
-            first = self.memory.regions[0].base + TABLES_BASE
-            frames = iter(range(first, self.memory.regions[0].end, 0x1000))
-            self._tables = TableBuilder(self.memory, frames.__next__, levels=levels)
+            self._next_frame = TABLES_BASE
+            self._tables = TableBuilder(self.memory, self._frame_for_table, levels=levels)
             size = self.memory.regions[0].end if identity is None else identity
             if size:
-                self.map(0, 0, size, "W")
+                big = identity is None and size >= _BIG_RAM and not size % PageSize.Size2MiB
+                self.map(0, 0, size, "W", PageSize.Size2MiB if big else PageSize.Size4KiB)
             cpu = CpuState(
                 cr3=self._tables.root,
                 cr4=int(CR4.PAE | CR4.LA57) if levels == 5 else int(CR4.PAE),
             )
         self.cpu = cpu
         self.engine: Engine = open_engine(self.memory, engine)
+
+    def _frame_for_table(self) -> int:
+        frame = self._next_frame
+        if frame >= TABLES_END:
+            raise InputError(
+                f"a machine's own tables must fit between {TABLES_BASE:#x} and {TABLES_END:#x}: "
+                "map less, or in bigger pages"
+            )
+        self._next_frame += 0x1000
+        return frame
 
     def __enter__(self) -> Self:
         return self
