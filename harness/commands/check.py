@@ -226,13 +226,16 @@ def _print(console: Console, jobs: Sequence[_Job], seconds: float) -> None:
 def _print_kernels(console: Console, jobs: Sequence[_Job]) -> None:
     from rich.text import Text
 
-    table = _table("kernel", "", "how it ended", "seconds")
+    table = _table("kernel", "", "what it shows")
     for job in jobs:
         kernel = job.kernel
-        mark = Text("✓", "green") if job.exit_code == 0 else Text("✗", "bold red")
-        detail = kernel.detail if kernel is not None else "the worker broke"
-        time_taken = "" if kernel is None else f"{kernel.seconds:.1f}"
-        table.add_row(job.name, mark, detail, time_taken)
+        good = job.exit_code == 0
+        mark = Text("✓", "green") if good else Text("✗", "bold red")
+        if kernel is None:
+            shows = "the worker broke"
+        else:
+            shows = kernel.title.removeprefix(f"{job.name}: ") if good else kernel.detail
+        table.add_row(job.name, mark, shows)
     console.print(table)
     console.print()
 
@@ -276,8 +279,10 @@ def _table(*headings: str) -> Any:
 
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1), header_style="bold")
     for number, heading in enumerate(headings):
-        right = number and heading not in ("", "how it ended")
-        table.add_column(heading, justify="right" if right else "left", no_wrap=True)
+        right = number and heading not in ("", "what it shows")
+        table.add_column(
+            heading, justify="right" if right else "left", no_wrap=heading != "what it shows"
+        )
     return table
 
 
