@@ -6,9 +6,9 @@ then stands, and what lies on its stack, is what the CPU did.
 """
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -19,6 +19,7 @@ from harness.engine.run import Budget, Exit, Start
 from harness.machine import Machine
 from harness.memory import PhysicalMemory
 
+HLT_AT = 0x30_0000
 GDT, IDT, TSS = 0x2_0000, 0x2_1000, 0x2_2000
 DESCRIPTORS = (
     0,
@@ -138,6 +139,21 @@ class Guest:
             budget=budget or Budget(seconds=5),
         )
 
+    def user_code(self, code: str, flags: int = 0x202) -> str:
+        """Put code on ring 3's page; return what enters it."""
+        self.memory.write(self.USER_FRAME, assemble(code, base=self.USER).code)
+        return (
+            f"push 0x1b\npush {self.USER_STACK}\npush {flags:#x}\n"
+            f"push 0x23\npush {self.USER}\niretq"
+        )
+
+    def protected(self, source: str, **options: Any) -> Exit:
+        """Run code in 32-bit protected mode, paging off."""
+        program = assemble(source, base=0x10_0000, bits=32)
+        self.machine.load(program)
+        start = Start(rip=program.base, cpu=None, **options)
+        return self.machine.engine.run(start, Budget(seconds=5))
+
     def entered(self, ended: Exit, label: str) -> bool:
         """Say whether a run ended right behind the ``hlt`` at a label."""
         return ended.rip == self.program.labels[label] + 1
@@ -154,6 +170,17 @@ def guest() -> Iterator[Guest]:
     made = Guest()
     with made.machine:
         yield made
+
+
+@pytest.fixture
+def gate(guest: Guest) -> Callable[..., Gate]:
+    """Make gates to a ``hlt`` that lies at 3 MiB."""
+    guest.memory.write(HLT_AT, b"\xf4")
+
+    def make(handler: int | str = HLT_AT, **options: Any) -> Gate:
+        return Gate(handler, **options)
+
+    return make
 
 
 P, W, U, A, D, PS = 1, 2, 4, 0x20, 0x40, 0x80

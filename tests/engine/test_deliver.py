@@ -1,6 +1,5 @@
 """Delivery of exceptions, against SDM volume 3A chapter 6; every expectation is the manual's."""
 
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -8,24 +7,11 @@ import pytest
 from harness.cpu import CR4, RFLAGS, CpuState
 from harness.engine.run import Ending
 
-HLT_AT = 0x30_0000
 RF, IF, TF = int(RFLAGS.RF), int(RFLAGS.IF), int(RFLAGS.TF)
 MISSING = 0x7000_0000
 
 Guest = Any
 """conftest.Guest: test modules do not import one another."""
-
-
-@pytest.fixture
-def gate(guest: Guest) -> Callable[..., Any]:
-    """Make gates to a ``hlt`` that lies at 3 MiB."""
-    guest.memory.write(HLT_AT, b"\xf4")
-    kind = type(guest).__init__.__globals__["Gate"]
-
-    def make(handler: int | str = HLT_AT, **options: Any) -> Any:
-        return kind(handler, **options)
-
-    return make
 
 
 def vectors(ended: Any) -> list[tuple[int, int | None, bool]]:
