@@ -109,10 +109,8 @@ class Event:
     def __str__(self) -> str:
         text = f"{vector_name(self.vector)} at {format_address(self.rip)} (CPL {self.cpl})"
         if self.vector == PAGE_FAULT and self.error_code is not None and self.cr2 is not None:
-            decoded = str(ErrorCode(self.error_code)) or "0"
-            text += (
-                f", CR2 = {format_address(self.cr2)}, error code {self.error_code:#x} = {decoded}"
-            )
+            bits = f" = {ErrorCode(self.error_code)}" if self.error_code else ""
+            text += f", CR2 = {format_address(self.cr2)}, error code {self.error_code:#x}{bits}"
         elif self.error_code is not None:
             text += f", error code {self.error_code:#x}"
         if self.handler is not None:

@@ -259,7 +259,8 @@ def _code(walk: Walk) -> str:
     code = ErrorCode(walk.error_code)
     if walk.outcome is not Outcome.PAGE_FAULT:
         return f"{int(code):#x}"
-    return f"{int(code):#x} = {code}: {code.sentence()}"
+    bits = f" = {code}" if code else ""
+    return f"{int(code):#x}{bits}: {code.sentence()}"
 
 
 def _decided(walk: Walk) -> str:

@@ -50,7 +50,7 @@ def test_a_fault_report_names_everything(memory: PhysicalMemory) -> None:
 @pytest.mark.parametrize(
     ("cpu", "va", "access", "parts"),
     [
-        (CPU, 0x2000, "read", ["PRESENT", "PTE 2 at 0x4010 = 0x8 (PWT)", "0x0 = 0: "]),
+        (CPU, 0x2000, "read", ["PRESENT", "PTE 2 at 0x4010 = 0x8 (PWT)", "0x0: a supervisor read"]),
         (CPU, 1 << 47, "read", ["general protection", "bits 63:47", "error code  0x0"]),
         (CPU, 1 << 47, Access.of("read"), ["CANONICAL"]),
         (CPU, 0xFFFF_FFFF_FFFF_F000, "read", ["RSVD_ADDR", "PML4E 511 at 0x1ff8", "P RSVD"]),
