@@ -62,7 +62,7 @@ def test_the_fault_is_the_first_of_those_that_shut_the_machine_down(guest: Guest
         ),
         (
             Event(14, 0, 0, 0x1000, 0, note="the stack at 0x8 faults"),
-            "#PF at 0x1000 (CPL 0), CR2 = 0x0, error code 0x0 = 0: the stack at 0x8 faults",
+            "#PF at 0x1000 (CPL 0), CR2 = 0x0, error code 0x0: the stack at 0x8 faults",
         ),
         (Event(13, 0x402, None, 0x1000, 3), "#GP at 0x1000 (CPL 3), error code 0x402"),
         (Event(6, None, None, 0x1000, 0), "#UD at 0x1000 (CPL 0)"),
