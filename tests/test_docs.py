@@ -73,3 +73,34 @@ def test_the_readme_names_only_commands_and_options_that_exist() -> None:
         for option in rest:
             if option.startswith("--"):
                 assert option in shown.output, command
+
+
+_SHOWN = re.compile(
+    r"^```console\n(?P<typed>(?:(?!^```).)*)^```\n```(?:text|json)\n(?P<shown>.*?)^```$",
+    re.MULTILINE | re.DOTALL,
+)
+
+
+@pytest.mark.parametrize(
+    ("typed", "shown"), [(m["typed"], m["shown"]) for m in _SHOWN.finditer(PAGES[0].read_text())]
+)
+def test_the_readme_shows_what_the_command_prints(
+    typed: str, shown: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "100")
+    *before, command = typed.rstrip().split("\n")
+    if before:
+        assert before[0] == "$ cat readonly.asm"
+        (tmp_path / "readonly.asm").write_text("\n".join(before[1:]) + "\n")
+    for folder in ("fixtures", "docs"):
+        (tmp_path / folder).symlink_to(ROOT / folder)
+    monkeypatch.chdir(tmp_path)
+    done = CliRunner().invoke(cli, command.removeprefix("$ harness ").split())
+    printed = "\n".join(line.rstrip() for line in done.output.strip("\n").split("\n"))
+    assert printed == shown.rstrip("\n")
+
+
+def test_the_readme_lists_every_kernel_that_ships() -> None:
+    text = PAGES[0].read_text()
+    for kernel in (ROOT / "asm").glob("*.asm"):
+        assert f" {kernel.stem} " in text, kernel.name
