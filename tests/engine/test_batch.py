@@ -192,6 +192,35 @@ def test_the_borrowed_slot_at_every_place(tables: Tables, slot: int) -> None:
         agree(tables, tables.cpu, vas, access)
 
 
+def test_reads_of_the_root_around_the_borrowed_slot(tables: Tables) -> None:
+    furnish(tables)
+    for size in (1, 2, 4, 8):
+        at = 8 * 0x1E0
+        vas = np.arange(at - size - 1, at + 10, dtype=np.uint64) + np.uint64(tables.page(7))
+        agree(tables, tables.cpu, vas, Access(AccessKind.READ, size=size))
+        agree(tables, tables.cpu, vas, Access(AccessKind.WRITE, size=size))
+
+
+def test_reads_that_touch_an_entry_that_another_probe_changes(tables: Tables) -> None:
+    """From each byte before it to each byte behind it: entry 2, of which page 2's read sets A."""
+    furnish(tables)
+    for size in (1, 2, 4, 8):
+        around = np.arange(16 - size, 25, dtype=np.uint64) + np.uint64(tables.page(6))
+        vas = np.concatenate([np.array([tables.page(2)], np.uint64), around])
+        agree(tables, tables.cpu, vas, Access(AccessKind.READ, size=size))
+
+
+@pytest.mark.parametrize("faults", [False, True])
+def test_reads_of_the_engine_s_own_frames(tables: Tables, faults: bool) -> None:
+    """They lie outside RAM; the hook does not see them, and that is noticed."""
+    furnish(tables)
+    tables.leaf(8, (1 << 40) - 0x20_0000 | P | W | U)
+    order = [0, 1, 8, 2, 9] if not faults else [0, 8, 3, 1, 2, 3, 8]
+    vas = np.array([tables.page(n) for n in order], np.uint64)
+    agree(tables, tables.cpu, vas, Access(AccessKind.READ, size=8))
+    agree(tables, tables.cpu, vas, Access(AccessKind.WRITE, size=8))
+
+
 def test_of_no_addresses(furnished: Tables) -> None:
     for kind in ("read", "write", "fetch"):
         assert len(furnished.engine.probe_many(furnished.cpu, [], kind)) == 0

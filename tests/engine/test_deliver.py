@@ -436,3 +436,13 @@ def test_a_stack_outside_ram_ends_the_run(guest: Guest, gate: Any) -> None:
 def test_through_ss_is_a_stack_fault(guest: Guest, gate: Any, code: str, vector: int) -> None:
     ended = guest.run(f"mov rsp, 0x800000001000\n{code}", {12: gate(ist=1), 13: gate(ist=1)})
     assert vectors(ended) == [(vector, 0, True)]
+
+
+def test_leave_pops_from_rbp(guest: Guest, gate: Any) -> None:
+    ended = guest.run("mov rbp, 0x800000000000\nleave", {12: gate(ist=1), 13: gate(ist=1)})
+    assert vectors(ended) == [(12, 0, True)]
+    ended = guest.run(
+        "mov rbp, rsp\npush rax\nmov rax, 0x800000000000\nmov rax, [rax]\nleave",
+        {12: gate(ist=1), 13: gate(ist=1)},
+    )
+    assert vectors(ended) == [(13, 0, True)]
