@@ -3,6 +3,7 @@
 from typing import Any
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -10,6 +11,8 @@ from harness.check.case import Case
 from harness.check.generate import generate
 from harness.engine import open_engine
 from harness.engine.unicorn import UnicornEngine
+from harness.engine.unicorn.probe import Prober
+from harness.errors import EngineError
 from harness.outcome import Access, AccessKind, Observation
 
 P, W, U, A, D, PS = 1, 2, 4, 0x20, 0x40, 0x80
@@ -53,6 +56,24 @@ def test_the_order_of_probes_does_not_matter(tables: Tables) -> None:
     with open_engine(tables.memory) as another:
         for (va, access, cpl), seen in zip(questions, first, strict=True):
             assert another.probe(states[cpl], va, access) == seen
+
+
+@pytest.mark.parametrize("access", ["read", WRITE[8], "fetch"])
+def test_a_probe_that_breaks_puts_everything_back(
+    tables: Tables, access: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tables.leaf(1, tables.frame(1) | P | W | U)
+    tables.leaf(2, tables.frame(17) | P | W | U)
+    before = tables.memory.buffer.copy()
+
+    def breaks(*_: object, **__: object) -> None:
+        assert not np.array_equal(tables.memory.buffer, before)
+        raise EngineError("broken for the test")
+
+    monkeypatch.setattr(Prober, "_judge", breaks)
+    with pytest.raises(EngineError, match="broken for the test"):
+        tables.engine.probe(tables.cpu, tables.page(1) + 0xFFC, access)
+    assert np.array_equal(tables.memory.buffer, before)
 
 
 CASES = list(generate(seed=2, count=400))

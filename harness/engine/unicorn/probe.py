@@ -172,36 +172,50 @@ class Prober:
         words[borrowed] = self._scratch.entry[cpu.levels]
         self._events = events = _Events()
         base = slot_base(slot, cpu)
-        second = self._second_page(cpu, last, access) if spans and access.is_write else None
-        # The entries that the store on the second page overwrites, as its translation left them.
-        stored_over = second[2] if second is not None else {}
-
-        core.state[:] = self._last_template
-        if access.implicit:
-            self._aim_gdt(core, va)
-        else:
-            core.q[self._rax] = _WRITTEN
-            core.q[self._rsp if access.stack else self._rsi] = va
-        core.restore()
-        LIB.uc_ctl(core.handle, FLUSH_TLB)
-        error = LIB.uc_emu_start(core.handle, base + code[0], base + code[1], 0, 0)
-        after = [words[i] for i in chain]
-        if events.after is not None:
-            # The store may have hit these very entries; on its own page they were read before it.
-            own = len(events.after)
-            after[:own] = events.after
-            if stored_over:
-                first = dict(zip(chain, events.after, strict=False))
-                for at in range(own, len(chain)):
-                    if chain[at] in stored_over:
-                        after[at] = stored_over[chain[at]] | first.get(chain[at], 0)
-        result = self._judge(core, va, last, access, error, spans)
-        words[borrowed] = lent
-        if second is not None:
-            events.overwritten.append(second[:2])
-        for pa, data in events.overwritten:
-            self._put_back(pa, data)
+        second = None
+        try:
+            if spans and access.is_write:
+                second = self._second_page(cpu, last, access)
+            core.state[:] = self._last_template
+            if access.implicit:
+                self._aim_gdt(core, va)
+            else:
+                core.q[self._rax] = _WRITTEN
+                core.q[self._rsp if access.stack else self._rsi] = va
+            core.restore()
+            LIB.uc_ctl(core.handle, FLUSH_TLB)
+            error = LIB.uc_emu_start(core.handle, base + code[0], base + code[1], 0, 0)
+            after = [words[i] for i in chain]
+            if events.after is not None:
+                self._before_the_store(after, events.after, second)
+            result = self._judge(core, va, last, access, error, spans)
+        finally:
+            words[borrowed] = lent
+            if second is not None:
+                events.overwritten.append(second[:2])
+            for pa, data in events.overwritten:
+                self._put_back(pa, data)
+            for i, old in zip(chain, before, strict=True):
+                words[i] = old
         return self._observation(result, chain, before, after)
+
+    def _before_the_store(
+        self, after: list[int], read: list[int], second: tuple[int, bytes, dict[int, int]] | None
+    ) -> None:
+        """Correct entries that the store itself may have hit: as translation left them.
+
+        :param after: all entries after the access.
+        :param read: those of the first page, read when it was translated and not yet stored to.
+        :param second: what :meth:`_second_page` saw.
+        """
+        own = len(read)
+        after[:own] = read
+        if second is not None and second[2]:
+            first = dict(zip(self._chain, read, strict=False))
+            for at in range(own, len(after)):
+                i = self._chain[at]
+                if i in second[2]:
+                    after[at] = second[2][i] | first.get(i, 0)
 
     def _fetch(self, cpu: CpuState, va: int, access: Access) -> Observation:
         if access.size != 1:
@@ -213,14 +227,16 @@ class Prober:
         before = [words[i] for i in chain]
         before_ahead = [words[i] for i in ahead]
         self._events = _Events()
-        core.state[:] = self._last_template
-        core.restore()
-        LIB.uc_ctl(core.handle, FLUSH_TLB)
-        error = LIB.uc_emu_start(core.handle, va, _NOWHERE, 0, 0)
-        after = [words[i] for i in chain]
-        result = self._judge(core, va, va, access, error, spans=False)
-        for i, value in zip(ahead, before_ahead, strict=True):
-            words[i] = value
+        try:
+            core.state[:] = self._last_template
+            core.restore()
+            LIB.uc_ctl(core.handle, FLUSH_TLB)
+            error = LIB.uc_emu_start(core.handle, va, _NOWHERE, 0, 0)
+            after = [words[i] for i in chain]
+            result = self._judge(core, va, va, access, error, spans=False)
+        finally:
+            for i, old in zip(chain + ahead, before + before_ahead, strict=True):
+                words[i] = old
         return self._observation(result, chain, before, after)
 
     def _judge(
@@ -293,13 +309,12 @@ class Prober:
     def _observation(
         self, seen: _Seen, chain: list[int], before: list[int], after: list[int]
     ) -> Observation:
-        """Add the entries that changed, and put every one back."""
-        changed = {}
-        words = self._words
-        for i, old, new in zip(chain, before, after, strict=True):
-            if old != new:
-                changed[self._address_of(i)] = old ^ new
-            words[i] = old
+        """Add the entries that changed."""
+        changed = {
+            self._address_of(i): old ^ new
+            for i, old, new in zip(chain, before, after, strict=True)
+            if old != new
+        }
         return Observation(*seen, changed)
 
     def _address_of(self, index: int) -> int:
