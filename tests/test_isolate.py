@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -76,14 +77,27 @@ def test_a_process_is_used_again() -> None:
     assert len(pids) == 1
 
 
-def test_workers_run_side_by_side() -> None:
-    started = time.monotonic()
-    ends((time.sleep, 1.0), (time.sleep, 1.0), workers=2)
-    together = time.monotonic() - started
-    started = time.monotonic()
-    ends((time.sleep, 1.0), (time.sleep, 1.0), workers=1)
+MEET = """
+import pathlib, time
+pathlib.Path({mine!r}).touch()
+until = time.monotonic() + {patience}
+while not pathlib.Path({other!r}).exists():
+    assert time.monotonic() < until, "nobody came"
+    time.sleep(0.01)
+"""
 
-    assert together < time.monotonic() - started
+
+@pytest.mark.parametrize(("workers", "met"), [(2, True), (1, False)])
+def test_workers_run_side_by_side(workers: int, met: bool, tmp_path: Path) -> None:
+    a, b = str(tmp_path / "a"), str(tmp_path / "b")
+    patience = 60 if met else 0.2
+    first, second = ends(
+        (exec, MEET.format(mine=a, other=b, patience=patience)),
+        (exec, MEET.format(mine=b, other=a, patience=patience)),
+        workers=workers,
+    )
+    assert (first.error is None) == met
+    assert second.error is None
 
 
 def test_what_takes_too_long_is_ended() -> None:
