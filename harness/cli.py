@@ -23,9 +23,10 @@ from typing import Any, Final
 
 import click
 
+from harness.commands.sentence import sentence
 from harness.errors import EngineError, HarnessError
 
-__all__ = ["cli", "main", "sentence"]
+__all__ = ["cli", "main"]
 
 _COMMANDS: Final = {
     "check": ("harness.commands.check", "Let the CPU judge kernels and real page tables."),
@@ -36,7 +37,6 @@ _COMMANDS: Final = {
     "lecture": ("harness.commands.lecture", "Tell the lecture, each claim proved on the CPU."),
     "asm": ("harness.commands.asm", "Assemble a file and list what came out."),
 }
-_LINE: Final = 2000
 
 
 class _BadInput(click.ClickException):
@@ -76,12 +76,6 @@ class _Commands(click.Group):
             raise _BrokenEngine(sentence(error)) from error
         except HarnessError as error:
             raise _BadInput(sentence(error)) from error
-
-
-def sentence(error: BaseException) -> str:
-    """Return an exception's message on one line of reasonable length."""
-    text = " ".join(str(error).split()) or type(error).__name__
-    return text if len(text) <= _LINE else f"{text[:_LINE]}..."
 
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})

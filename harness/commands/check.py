@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from harness.cli import sentence
+from harness.commands.sentence import sentence
 from harness.errors import EngineError, HarnessError
 from harness.isolate import Ended, Progress, isolated_all
 
