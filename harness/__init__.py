@@ -146,7 +146,7 @@ if TYPE_CHECKING:
     )
     from harness.engine import ENGINES, Engine, open_engine
     from harness.engine.run import REGISTERS, Budget, Ending, Event, Exit, Start, vector_name
-    from harness.kernels import Kernel, KernelResult, parse_size, read_kernel
+    from harness.kernels import Kernel, KernelResult, read_kernel
     from harness.machine import KERNEL_BASE, TABLES_BASE, TABLES_END, Machine
     from harness.mapping import (
         AccessFault,
@@ -200,6 +200,7 @@ if TYPE_CHECKING:
         table_address,
     )
     from harness.resources import asm_dir, fixtures_dir, page_table_sets
+    from harness.sizes import parse_size
     from harness.snapshot import (
         FLAG_BITS,
         KINDS,
@@ -240,7 +241,7 @@ _LAZY = {
         Budget Ending Event Exit REGISTERS Start vector_name
     """,
     "harness.kernels": """
-        Kernel KernelResult parse_size read_kernel
+        Kernel KernelResult read_kernel
     """,
     "harness.machine": """
         KERNEL_BASE Machine TABLES_BASE TABLES_END
@@ -259,6 +260,9 @@ _LAZY = {
     """,
     "harness.resources": """
         asm_dir fixtures_dir page_table_sets
+    """,
+    "harness.sizes": """
+        parse_size
     """,
     "harness.snapshot": """
         FLAG_BITS KINDS PageTableSet SIZES SOURCES Snapshot Truth TruthRow Unmapped

@@ -17,29 +17,13 @@ from typing import Any
 from harness.address import PageSize
 from harness.engine.run import REGISTERS, Ending
 from harness.errors import InputError
+from harness.sizes import parse_size
 
-__all__ = ["check_header", "page_of", "parse_size"]
+__all__ = ["check_header", "page_of"]
 
-_UNITS = {"K": 10, "M": 20, "G": 30}
 _TABLES_OWN = ("identity", "levels", "recursive", "map")
 _MODES = ("long", "protected")
 _WORD = 1 << 64
-
-
-def parse_size(text: str | int) -> int:
-    """Read a size: bytes, or a number with K, M or G.
-
-    :raises InputError: when it is none.
-    """
-    if isinstance(text, int) and not isinstance(text, bool):
-        return text
-    if isinstance(text, str):
-        number, unit = (text[:-1], text[-1].upper()) if text[-1:].upper() in _UNITS else (text, "")
-        try:
-            return int(number, 0) << _UNITS.get(unit, 0)
-        except ValueError:
-            pass
-    raise InputError(f"a size must be a number of bytes, or end in K, M or G, not {text!r}")
 
 
 def page_of(letter: str) -> PageSize:

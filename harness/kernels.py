@@ -39,10 +39,11 @@ from typing import Any
 from harness.asm import Program, assemble
 from harness.engine.run import REGISTERS, Budget, Ending, Exit, Start, vector_name
 from harness.errors import InputError, NoMemory
-from harness.kernel_header import check_header, page_of, parse_size
+from harness.kernel_header import check_header, page_of
 from harness.machine import KERNEL_BASE, TABLES_BASE, Machine, screen_of
+from harness.sizes import parse_size
 
-__all__ = ["Kernel", "KernelResult", "parse_size", "read_kernel"]
+__all__ = ["Kernel", "KernelResult", "read_kernel"]
 
 STACK = 0x8_0000
 

@@ -16,7 +16,7 @@ PACKAGE = Path(harness.__file__).parent
 ORDER = (
     ("errors",),
     ("_address", "address", "layout", "registers", "entry", "cpu", "memory", "outcome"),
-    ("jsontext", "resources", "isolate"),
+    ("jsontext", "resources", "isolate", "sizes"),
     ("walk", "asm", "frames"),
     ("snapshot", "mapping", "boot", "show.report"),
     ("engine",),

@@ -14,7 +14,7 @@ import harness
 MODULES = (
     *("address", "asm", "boot", "check.case", "check.compare", "cpu", "engine", "engine.run"),
     *("entry", "errors", "frames", "kernels", "machine", "mapping", "memory", "outcome"),
-    *("resources", "snapshot", "walk"),
+    *("resources", "sizes", "snapshot", "walk"),
 )
 # A word that only its own module makes clear.
 KEPT = {("boot", "load"), ("boot", "read_kernel"), ("walk", "RULE_INDEX")}

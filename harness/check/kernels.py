@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ from harness.engine.run import Budget
 from harness.kernels import KernelResult, read_kernel
 from harness.resources import asm_dir
 
-__all__ = ["KernelVerdict", "check_kernel", "check_kernels", "kernel_files"]
+__all__ = ["KernelVerdict", "check_kernel", "kernel_files"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,10 +68,3 @@ def check_kernel(path: str | Path, *, engine: str = "unicorn") -> KernelVerdict:
         result.exit.detail,
         time.perf_counter() - started,
     )
-
-
-def check_kernels(
-    paths: Iterable[str | Path] | None = None, *, engine: str = "unicorn"
-) -> list[KernelVerdict]:
-    """Run kernels, all that ship by default."""
-    return [check_kernel(path, engine=engine) for path in paths or kernel_files()]

@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,33 +34,13 @@ from harness.boot.kernel import FLAT_ADDRESS, read_kernel
 from harness.boot.listing import listing_json, listing_text
 from harness.boot.loader import BootedState, load
 from harness.booted import RunReport, run_booted
-from harness.errors import BootError, EngineError, InputError
+from harness.errors import BootError
 from harness.isolate import isolated
+from harness.sizes import parse_size
 
-__all__ = ["boot", "boot_kernel", "parse_size"]
+__all__ = ["boot", "boot_kernel"]
 
-_SIZE = re.compile(r"([0-9]{1,18})([KMG]?)(i?B)?", re.IGNORECASE)
-_SHIFTS = {"": 0, "K": 10, "M": 20, "G": 30}
 _FILE = click.Path(path_type=Path)
-
-
-def parse_size(text: str) -> int:
-    """Read a size such as ``128M``: a number of bytes, or of KiB, MiB or GiB with K, M or G.
-
-    :raises BootError: when it is none
-    """
-    match = _SIZE.fullmatch(text.strip())
-    if match is None:
-        raise BootError(f"a size must be a number of bytes, or end in K, M or G, not {text!r}")
-    return int(match[1]) << _SHIFTS[match[2].upper()]
-
-
-class _BadInput(click.ClickException):
-    exit_code = 2
-
-
-class _EngineTrouble(click.ClickException):
-    exit_code = 3
 
 
 def _number(_: click.Context, parameter: click.Parameter, value: str | None) -> int | None:
@@ -157,12 +136,7 @@ def boot(
         tables=tables,
         as_json=as_json,
     )
-    try:
-        answer = boot_kernel(request) if no_run else isolated(boot_kernel, request)
-    except InputError as error:
-        raise _BadInput(str(error)) from None
-    except EngineError as error:
-        raise _EngineTrouble(str(error)) from None
+    answer = boot_kernel(request) if no_run else isolated(boot_kernel, request)
     click.echo(answer.text)
     ctx.exit(1 if answer.failed else 0)
 

@@ -10,7 +10,7 @@ from click.testing import CliRunner
 
 from harness.boot import BootConfig, BootInfo, flat_kernel, load, read_kernel
 from harness.booted import RunReport, run_booted
-from harness.commands.boot import boot
+from harness.cli import cli
 from harness.engine.run import Event
 from harness.errors import EngineBroken
 from harness.show.run_report import page_fault_report
@@ -138,16 +138,16 @@ def test_a_user_fault_is_walked_as_one() -> None:
 
 def test_the_command_runs_kernels(tmp_path: Path) -> None:
     path = assembled(tmp_path, TALK)
-    result = CliRunner().invoke(boot, [str(path)])
+    result = CliRunner().invoke(cli, ["boot", str(path)])
     assert result.exit_code == 0
     assert result.output.endswith(
         "serial port:\n  ok\ntext screen:\n\n  ok\ndone: it wrote to the exit port: exit code 33\n"
     )
-    result = CliRunner().invoke(boot, [str(path), "--json", "--success-exit-code", "35"])
+    result = CliRunner().invoke(cli, ["boot", str(path), "--json", "--success-exit-code", "35"])
     assert result.exit_code == 1
     run = json.loads(result.output)["run"]
     assert (run["ending"], run["serial"], run["failed"]) == ("exit", "ok", True)
-    refused = CliRunner().invoke(boot, [str(path), "--engine", "abacus"])
+    refused = CliRunner().invoke(cli, ["boot", str(path), "--engine", "abacus"])
     assert refused.exit_code == 2
     assert refused.output == "Error: the engine must be one of unicorn, not 'abacus'\n"
 
@@ -159,14 +159,14 @@ def test_the_command_says_3_when_the_engine_dies(
         raise EngineBroken("the worker died of SIGABRT while running boot_kernel")
 
     monkeypatch.setattr("harness.commands.boot.isolated", dies)
-    result = CliRunner().invoke(boot, [str(assembled(tmp_path, TALK))])
+    result = CliRunner().invoke(cli, ["boot", str(assembled(tmp_path, TALK))])
     assert result.exit_code == 3
     assert result.output == "Error: the worker died of SIGABRT while running boot_kernel\n"
 
 
 def test_the_command_shows_the_tables_at_the_end(tmp_path: Path) -> None:
     path = assembled(tmp_path, TALK)
-    result = CliRunner().invoke(boot, [str(path), "--tables"])
+    result = CliRunner().invoke(cli, ["boot", str(path), "--tables"])
     assert "  0xb_8000..0xb_8fff -> 0xb_8000 1 x 4K RWX-, 1 accessed, 1 dirty" in result.output
 
 
@@ -180,6 +180,6 @@ def test_the_command_shows_the_tables_at_the_end(tmp_path: Path) -> None:
 def test_the_command_says_1_for_a_kernel_that_failed(tmp_path: Path, code: bytes, how: str) -> None:
     path = tmp_path / "kernel.bin"
     path.write_bytes(code)
-    result = CliRunner().invoke(boot, [str(path), "--instructions", "1000"])
+    result = CliRunner().invoke(cli, ["boot", str(path), "--instructions", "1000"])
     assert result.exit_code == 1
     assert result.output.splitlines()[-1] == f"failed: {how}"

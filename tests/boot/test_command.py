@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from harness.commands.boot import boot, parse_size
-from harness.errors import BootError
+from harness.cli import cli
 
 LECTURE = Path(__file__).parents[2] / "fixtures" / "boot" / "lecture-bootinfo.txt"
 
@@ -22,7 +21,7 @@ def kernel(tmp_path: Path, three_segments: bytes) -> Path:
 
 
 def invoke(*arguments: str | Path) -> Result:
-    return CliRunner().invoke(boot, [str(argument) for argument in arguments])
+    return CliRunner().invoke(cli, ["boot", *(str(argument) for argument in arguments)])
 
 
 def started(*arguments: str | Path) -> dict[str, object]:
@@ -193,17 +192,3 @@ def test_what_cannot_be_booted(kernel: Path, tmp_path: Path) -> None:
     assert refused(kernel) == (
         "Error: kernel.elf must have a whole ELF header (64 bytes): the file ends after 60\n"
     )
-
-
-@pytest.mark.parametrize(
-    ("text", "size"),
-    [("128M", 128 << 20), ("1g", 1 << 30), ("64KiB", 65536), ("4096", 4096), (" 2MB ", 2 << 20)],
-)
-def test_sizes(text: str, size: int) -> None:
-    assert parse_size(text) == size
-
-
-@pytest.mark.parametrize("text", ["", "M", "-1M", "1.5G", "1T", "9" * 30])
-def test_no_sizes(text: str) -> None:
-    with pytest.raises(BootError, match="a size must be a number of bytes"):
-        parse_size(text)
