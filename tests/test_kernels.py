@@ -395,3 +395,10 @@ def test_pages() -> None:
         *(1 << 12, 1 << 21, 1 << 30)
     ]
     check_header({})
+
+
+def test_a_kernel_without_an_instruction_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "empty.asm"
+    path.write_text("; nothing here\n")
+    with pytest.raises(InputError, match=r"empty\.asm must hold at least one instruction"):
+        read_kernel(path).run()

@@ -180,3 +180,14 @@ def test_the_screen() -> None:
         )
         assert machine.screen()[:3] == ("Hi", " █", "")
     assert screen_of(PhysicalMemory(0x1000)) == ()
+
+
+def test_a_machines_own_tables_stay_below_its_kernel() -> None:
+    message = r"tables must fit between 0x1000 and 0x70000: map less, or in bigger pages$"
+    with pytest.raises(InputError, match=message):
+        Machine(0x1000_0000, identity=0x1000_0000)
+    with Machine(0x1000_0000) as machine:  # all of it, in 2 MiB pages
+        assert machine.walk(0xFFF_FFF8).page_size is PageSize.Size2MiB
+        assert machine.probe(0xFFF_FFF8).pa == 0xFFF_FFF8
+    with Machine(0x3E0_0000) as machine:
+        assert machine.walk(0x3DF_FFF8).page_size is PageSize.Size4KiB
