@@ -6,16 +6,12 @@ turns. The bare competitors have a Unicorn of their own that maps the same RAM, 
 learn a value and nothing else.
 """
 
-import gc
-import resource
-import statistics
 import sys
-import time
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from turns import MIB, compare, report, timed
 from unicorn import UC_ARCH_X86, UC_MODE_64, UC_PROT_ALL, Uc
 from unicorn import x86_const as x86
 from unicorn.unicorn_const import UC_CTL_IO_WRITE, UC_CTL_TLB_FLUSH
@@ -31,7 +27,6 @@ from harness.outcome import Access, AccessKind
 
 __all__ = ["measure"]
 
-MIB = 1 << 20
 PAGES = 4 * BATCH
 FRAMES = 64 * MIB >> 12
 FEW_PAGES = 4096
@@ -80,12 +75,13 @@ def measure() -> list[dict[str, Any]]:
         if compiled() is None:
             print("numba is not installed: batches run with Python hooks", file=sys.stderr)
         results.append(
-            _compare(
+            compare(
                 "batch probes without faults, against a bare load loop",
                 PAGES,
-                lambda: engine.probe_many(cpu, vas, _READ),
-                loop,
-                0.8 if compiled() is not None else None,
+                timed(lambda: engine.probe_many(cpu, vas, _READ)),
+                timed(loop),
+                turns=TURNS,
+                target=0.8 if compiled() is not None else None,
             )
         )
         # The same over so few pages that most accesses hit the TLB: the harness's share shows most.
@@ -95,24 +91,25 @@ def measure() -> list[dict[str, Any]]:
             return [bare.loop(few[i : i + BATCH]) for i in range(0, PAGES, BATCH)]
 
         results.append(
-            _compare(
+            compare(
                 f"the same over {FEW_PAGES} pages, most of them in the TLB",
                 PAGES,
-                lambda: engine.probe_many(cpu, few, _READ),
-                loop_over_few,
-                None,
+                timed(lambda: engine.probe_many(cpu, few, _READ)),
+                timed(loop_over_few),
+                turns=TURNS,
             )
         )
         some: list[int] = vas[:SINGLE].tolist()
         bare = _Bare(memory, cpu)  # with a TLB that the loop has not enlarged
         assert engine.probe(cpu, some[0], _READ).value == bare.load(some[0])
         results.append(
-            _compare(
+            compare(
                 "one probe, against a bare emu_start of the same load",
                 SINGLE,
-                lambda: [engine.probe(cpu, va, _READ) for va in some],
-                lambda: [bare.load(va) for va in some],
-                0.4,
+                timed(lambda: [engine.probe(cpu, va, _READ) for va in some]),
+                timed(lambda: [bare.load(va) for va in some]),
+                turns=TURNS,
+                target=0.4,
             )
         )
     return results
@@ -171,49 +168,5 @@ class _Bare:
         return int(uc.reg_read(x86.UC_X86_REG_RAX))
 
 
-def _compare(
-    name: str,
-    count: int,
-    ours: Callable[[], object],
-    bare: Callable[[], object],
-    target: float | None,
-) -> dict[str, Any]:
-    ours()
-    bare()
-    times = [(_seconds(ours), _seconds(bare)) for _ in range(TURNS)]
-    return {
-        "name": name,
-        "ratio": statistics.median(theirs / mine for mine, theirs in times),
-        "target": target,
-        "ours": count / statistics.median(mine for mine, _ in times) / 1e6,
-        "bare": count / statistics.median(theirs for _, theirs in times) / 1e6,
-        "unit": "M/s",
-        "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
-    }
-
-
-def _seconds(function: Callable[[], object]) -> float:
-    gc.collect()
-    start = time.perf_counter()
-    function()
-    return time.perf_counter() - start
-
-
-def main() -> int:
-    """Print a line for each measurement; 1 if one misses its target."""
-    missed = False
-    for result in measure():
-        target = result["target"]
-        below = target is not None and result["ratio"] < target
-        missed |= below
-        wanted = "" if target is None else f" (wanted {target}{', MISSED' if below else ''})"
-        print(
-            f"{result['name']}: {result['ratio']:.2f}{wanted}; "
-            f"{result['ours']:.3f} {result['unit']} against {result['bare']:.3f}; "
-            f"peak of the process {result['peak_mib']:.0f} MiB"
-        )
-    return int(missed)
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(report(measure()))

@@ -11,15 +11,13 @@ each page number modulo its size, which changes from run to run; arrays that sha
 throw each other out, and then the same run takes three times as long.
 """
 
-import resource
-import statistics
 import sys
 import time
-import tracemalloc
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+from turns import MIB, compare, report
 
 from harness.address import PageSize
 from harness.asm import Program, assemble
@@ -30,7 +28,6 @@ from harness.resources import asm_dir
 
 __all__ = ["measure"]
 
-MIB = 1 << 20
 COUNT = MIB
 TURNS = 9
 TARGET_PER_SECOND = 5e6
@@ -140,21 +137,16 @@ def _compare(
         machine.memory.view(ARRAYS_PA + RESULTS, 8 * COUNT)[:] = 0
         run()
         _check(machine)
-    times = [(ours(), theirs()) for _ in range(TURNS)]
-    tracemalloc.start()
-    ours()
-    _, traced = tracemalloc.get_traced_memory()
-    tracemalloc.stop()
-    per_second = COUNT / statistics.median(mine for mine, _ in times)
-    return {
-        "name": f"{name} in the guest, against the plainest loop of the same loads",
-        "ratio": statistics.median(bare / mine for mine, bare in times),
-        "target": None if per_second >= TARGET_PER_SECOND else TARGET_RATIO,
-        "per_second": per_second,
-        "bare_per_second": COUNT / statistics.median(bare for _, bare in times),
-        "traced_mib": traced / MIB,
-        "peak_rss_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
-    }
+    result = compare(
+        f"{name} in the guest, against the plainest loop of the same loads",
+        COUNT,
+        ours,
+        theirs,
+        turns=TURNS,
+    )
+    if result["per_second"] < TARGET_PER_SECOND:
+        result["target"] = TARGET_RATIO
+    return result
 
 
 def _seconds(machine: Machine, program: Program, registers: Mapping[str, int]) -> float:
@@ -171,22 +163,5 @@ def _check(machine: Machine) -> None:
     assert (got == vas - np.uint64(PAGES)).all(), "a loop that is measured must be right"
 
 
-def main() -> int:
-    """Print a line for each measurement; 1 if one misses its target."""
-    missed = False
-    for result in measure():
-        target = result["target"]
-        below = target is not None and result["ratio"] < target
-        missed |= below
-        print(
-            f"{result['name']}: {result['ratio']:.2f}{' (MISSED)' if below else ''}; "
-            f"{result['per_second'] / 1e6:.2f} M/s against {result['bare_per_second'] / 1e6:.2f} "
-            f"(wanted {TARGET_PER_SECOND / 1e6:.0f} M/s or {TARGET_RATIO}); "
-            f"{result['traced_mib']:.1f} MiB allocated, peak of the process "
-            f"{result['peak_rss_mib']:.0f} MiB"
-        )
-    return int(missed)
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(report(measure()))

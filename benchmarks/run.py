@@ -13,16 +13,13 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+from turns import missed, wanted
 
 HERE = Path(__file__).parent
 NAMES = ("walk", "engine", "mapping", "kernels")
 _MEASURE = """
-import importlib.util, json, sys
-spec = importlib.util.spec_from_file_location("benchmark", sys.argv[1])
-module = importlib.util.module_from_spec(spec)
-sys.modules["benchmark"] = module
-spec.loader.exec_module(module)
-json.dump(module.measure(), sys.stdout)
+import importlib, json, sys
+json.dump(importlib.import_module(sys.argv[1]).measure(), sys.stdout)
 """
 
 
@@ -32,10 +29,11 @@ def measure(name: str) -> list[dict[str, Any]]:
     :raises RuntimeError: when it fails, with what it said.
     """
     done = subprocess.run(
-        [sys.executable, "-c", _MEASURE, str(HERE / f"{name}.py")],
+        [sys.executable, "-c", _MEASURE, name],
         capture_output=True,
         text=True,
         check=False,
+        cwd=HERE,
     )
     if done.returncode:
         raise RuntimeError(f"benchmarks/{name}.py must run, and failed:\n{done.stderr}")
@@ -43,32 +41,18 @@ def measure(name: str) -> list[dict[str, Any]]:
     return results
 
 
-def below(result: dict[str, Any]) -> bool:
-    """Say whether a result misses its target: a ratio, or the seconds that it may take."""
-    target, seconds = result.get("target"), result.get("seconds_wanted")
-    slow = seconds is not None and result["seconds"] > seconds
-    return slow or (target is not None and result["ratio"] < target)
-
-
 def row(result: dict[str, Any]) -> list[str]:
     """Return one measurement as cells."""
-    target, seconds = result.get("target"), result.get("seconds_wanted")
-    wanted = f"{target:g}" if target is not None else f"{seconds:g} s" if seconds else ""
+    limit = wanted(result)
     return [
         result["name"],
         f"{result['ratio']:.2f}",
-        wanted,
-        ("[red]missed" if below(result) else "[green]ok") if wanted else "",
-        _speed(result, "ours", "per_second"),
-        _speed(result, "bare", "bare_per_second"),
-        f"{result.get('peak_mib', result.get('peak_rss_mib', 0)):.0f} MiB",
+        limit,
+        ("[red]missed" if missed(result) else "[green]ok") if limit else "",
+        f"{result['per_second'] / 1e6:.3g} M/s",
+        f"{result['bare_per_second'] / 1e6:.3g} M/s",
+        f"{result['peak_rss_mib']:.0f} MiB",
     ]
-
-
-def _speed(result: dict[str, Any], own: str, per_second: str) -> str:
-    if per_second in result:
-        return f"{result[per_second] / 1e6:.3g} M/s"
-    return f"{result[own]:.3g} {result['unit']}" if own in result else ""
 
 
 def main(names: list[str]) -> int:
@@ -90,7 +74,7 @@ def main(names: list[str]) -> int:
             continue
         for result in results:
             table.add_row(*row(result))
-            if below(result):
+            if missed(result):
                 code = max(code, 1)
         table.add_section()
     console.print(table)

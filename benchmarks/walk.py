@@ -8,19 +8,14 @@ The bare competitors do no checks at all: no present bit, no rights, no page siz
 They are right for the tables they are given and for no others.
 """
 
-import gc
-import resource
-import statistics
 import sys
-import time
-import tracemalloc
 from collections import deque
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from turns import MIB, compare, report, timed
 
 from harness.boot.tables import TableBuilder
 from harness.cpu import CpuState
@@ -32,7 +27,6 @@ from harness.walk import bulk, leaves, ranges, walk
 __all__ = ["measure"]
 
 SETS = Path(__file__).parent.parent / "fixtures" / "page-tables"
-MIB = 1 << 20
 PAGES = 64 * MIB >> 12
 TURNS = 9
 _U64 = np.uint64
@@ -53,19 +47,20 @@ def measure() -> list[dict[str, Any]]:
     words = memory.words
     quads = memory.words.data
     results = [
-        _compare(
+        compare(
             "walk, against a plain Python loop that only translates",
             len(some),
-            lambda: deque((walk(memory, cpu, va) for va in some), maxlen=0),
-            lambda: _bare_python(quads, cpu.root, some),
-            0.1,
+            timed(lambda: deque((walk(memory, cpu, va) for va in some), maxlen=0)),
+            timed(lambda: _bare_python(quads, cpu.root, some)),
+            turns=TURNS,
+            target=0.1,
         ),
-        _compare(
+        compare(
             "bulk (numpy), against a numpy walk that only translates",
             len(many),
-            lambda: bulk(memory, cpu, many, fast=False),
-            lambda: _bare_numpy(words, cpu.root, many),
-            None,
+            timed(lambda: bulk(memory, cpu, many, fast=False)),
+            timed(lambda: _bare_numpy(words, cpu.root, many)),
+            turns=TURNS,
         ),
     ]
     try:
@@ -74,37 +69,38 @@ def measure() -> list[dict[str, Any]]:
         print("numba is not installed: its measurements are left out", file=sys.stderr)
     else:
         results += [
-            _compare(
+            compare(
                 "bulk (numba), against a numpy walk that only translates",
                 len(many),
-                lambda: bulk(memory, cpu, many, fast=True),
-                lambda: _bare_numpy(words, cpu.root, many),
-                0.5,
+                timed(lambda: bulk(memory, cpu, many, fast=True)),
+                timed(lambda: _bare_numpy(words, cpu.root, many)),
+                turns=TURNS,
+                target=0.5,
             ),
-            _compare(
+            compare(
                 "bulk (numba), against the same numpy walk in chunks that fit the cache",
                 len(many),
-                lambda: bulk(memory, cpu, many, fast=True),
-                lambda: _bare_numpy_in_chunks(words, cpu.root, many),
-                None,
+                timed(lambda: bulk(memory, cpu, many, fast=True)),
+                timed(lambda: _bare_numpy_in_chunks(words, cpu.root, many)),
+                turns=TURNS,
             ),
         ]
     ovmf = load_set(SETS / "ovmf-max")
     pages = len(leaves(ovmf.memory, ovmf.cpu))
     results += [
-        _compare(
+        compare(
             "leaves of ovmf-max, against ranges",
             pages,
-            lambda: leaves(ovmf.memory, ovmf.cpu),
-            lambda: sum(1 for _ in ranges(ovmf.memory, ovmf.cpu)),
-            None,
+            timed(lambda: leaves(ovmf.memory, ovmf.cpu)),
+            timed(lambda: sum(1 for _ in ranges(ovmf.memory, ovmf.cpu))),
+            turns=TURNS,
         ),
-        _compare(
+        compare(
             "ranges of ovmf-max, against a plain recursion that only finds pages",
             pages,
-            lambda: sum(1 for _ in ranges(ovmf.memory, ovmf.cpu)),
-            lambda: _bare_recursion(ovmf.memory, ovmf.cpu.root, 4, 0),
-            None,
+            timed(lambda: sum(1 for _ in ranges(ovmf.memory, ovmf.cpu))),
+            timed(lambda: _bare_recursion(ovmf.memory, ovmf.cpu.root, 4, 0)),
+            turns=TURNS,
         ),
     ]
     return results
@@ -171,54 +167,5 @@ def _bare_recursion(memory: PhysicalMemory, table: int, level: int, start: int) 
     return count
 
 
-def _compare(
-    name: str,
-    count: int,
-    ours: Callable[[], object],
-    bare: Callable[[], object],
-    target: float | None,
-) -> dict[str, Any]:
-    ours()
-    bare()
-    times = [(_seconds(ours), _seconds(bare)) for _ in range(TURNS)]
-    tracemalloc.start()
-    ours()
-    _, traced = tracemalloc.get_traced_memory()
-    tracemalloc.stop()
-    return {
-        "name": name,
-        "ratio": statistics.median(theirs / mine for mine, theirs in times),
-        "target": target,
-        "per_second": count / statistics.median(mine for mine, _ in times),
-        "bare_per_second": count / statistics.median(theirs for _, theirs in times),
-        "traced_mib": traced / MIB,
-        "peak_rss_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
-    }
-
-
-def _seconds(function: Callable[[], object]) -> float:
-    gc.collect()
-    start = time.perf_counter()
-    function()
-    return time.perf_counter() - start
-
-
-def main() -> int:
-    """Print a line for each measurement; 1 if one misses its target."""
-    missed = False
-    for result in measure():
-        target = result["target"]
-        below = target is not None and result["ratio"] < target
-        missed |= below
-        wanted = "" if target is None else f" (wanted {target}{', MISSED' if below else ''})"
-        print(
-            f"{result['name']}: {result['ratio']:.2f}{wanted}; "
-            f"{result['per_second'] / 1e6:.2f} M/s against {result['bare_per_second'] / 1e6:.2f}; "
-            f"{result['traced_mib']:.1f} MiB allocated, peak of the process "
-            f"{result['peak_rss_mib']:.0f} MiB"
-        )
-    return int(missed)
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(report(measure()))
