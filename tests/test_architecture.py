@@ -23,6 +23,7 @@ ORDER = (
     ("machine", "kernel_header", "kernels"),
     ("show",),
     ("check", "booted"),
+    ("fuzz", "campaign"),
     ("lecture",),
     ("commands",),
     ("cli", "__main__", "__init__"),

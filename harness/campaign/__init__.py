@@ -1,0 +1,1 @@
+"""Campaigns: millions of cases, cut into shards that run anywhere and are lost nowhere."""
