@@ -12,7 +12,8 @@ returned; what it raised is raised here. If the process dies instead, that is an
     harness.errors.EngineBroken: the worker died of SIGABRT while running abort
 
 A worker says what it does by :func:`doing`, which costs nothing elsewhere. :func:`isolated_all`
-runs several calls, some at a time, and gives their progress and their ends as they come.
+runs several calls, some at a time, and gives their progress and their ends as they come; who
+decides call by call what comes next uses a :class:`Pool`.
 
 The function and its arguments go by pickle: the function must be importable by its name, and not
 be from ``__main__``. A new process costs about 0.05 s, and what it imports.
@@ -31,14 +32,14 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, Pipe, wait
 from typing import Any, ParamSpec, TypeVar
 
 from harness.errors import EngineBroken
 
-__all__ = ["Ended", "Progress", "doing", "isolated", "isolated_all"]
+__all__ = ["Ended", "Pool", "Progress", "doing", "isolated", "isolated_all"]
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
@@ -71,11 +72,15 @@ class Ended:
     :ivar number: which of the calls.
     :ivar value: what it returned.
     :ivar error: what it raised, or an EngineBroken when its process died; else None.
+    :ivar died: its process died, or was ended because it took too long.
+    :ivar overdue: it was ended because it took too long.
     """
 
     number: int
     value: Any = None
     error: BaseException | None = None
+    died: bool = False
+    overdue: bool = False
 
 
 def isolated(function: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
@@ -94,7 +99,7 @@ def isolated(function: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) ->
 
 
 def isolated_all(
-    calls: Sequence[tuple[Callable[..., Any], Sequence[Any], dict[str, Any]]],
+    calls: Iterable[tuple[Callable[..., Any], Sequence[Any], dict[str, Any]]],
     *,
     workers: int = 2,
     seconds: float | None = None,
@@ -105,38 +110,107 @@ def isolated_all(
     it; that call is then told to have died, and the next gets a new process. Leaving the iterator
     early ends the processes that are still running.
 
-    :param calls: function, arguments, keyword arguments of each.
+    :param calls: function, arguments, keyword arguments of each; taken as processes get free.
     :param workers: how many processes.
     :param seconds: how long each call may take; then it is ended, as an EngineBroken.
     """
-    waiting = [(number, *call) for number, call in enumerate(calls)][::-1]
-    idle: list[_Worker] = []
-    busy: list[_Worker] = []
-    try:
-        while waiting or busy:
-            while waiting and len(busy) < workers:
-                worker = idle.pop() if idle else _Worker()
-                busy.append(worker)
-                worker.call(*waiting.pop(), seconds=seconds)
-            now = time.monotonic()
-            limits = [worker.deadline - now for worker in busy if worker.deadline is not None]
-            ready = wait(
-                [worker.connection for worker in busy], max(0.0, min(limits)) if limits else None
-            )
-            for worker in list(busy):
-                if worker.connection in ready:
-                    event = worker.receive()
-                elif worker.deadline is not None and time.monotonic() >= worker.deadline:
-                    event = worker.overdue()
-                else:
-                    continue
-                if isinstance(event, Ended):
-                    busy.remove(worker)
-                    idle += [worker] if worker.is_alive else []
-                yield event
-    finally:
-        for worker in (*busy, *idle):
+    waiting = enumerate(calls)
+    with Pool(workers) as pool:
+        while True:
+            while pool.free and (next_call := next(waiting, None)) is not None:
+                number, (function, args, kwargs) = next_call
+                pool.call(number, function, args, kwargs, seconds=seconds)
+            if not pool.busy:
+                return
+            yield from pool.wait()
+
+
+class Pool:
+    """Some processes that make calls, for who decides call by call what comes next.
+
+    A process is started when a call needs it, and kept for later calls::
+
+        with Pool(2) as pool:
+            pool.call(0, divmod, (17, 5))
+            events = pool.wait()
+
+    :param workers: how many processes.
+    """
+
+    def __init__(self, workers: int = 2) -> None:
+        self.workers = workers
+        self._idle: list[_Worker] = []
+        self._busy: list[_Worker] = []
+
+    def __enter__(self) -> Pool:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @property
+    def busy(self) -> int:
+        """Count the calls that have not ended."""
+        return len(self._busy)
+
+    @property
+    def free(self) -> int:
+        """Count the calls that would start at once."""
+        return self.workers - len(self._busy)
+
+    def call(
+        self,
+        number: int,
+        function: Callable[..., Any],
+        args: Sequence[Any] = (),
+        kwargs: dict[str, Any] | None = None,
+        *,
+        seconds: float | None = None,
+        silence: float | None = None,
+    ) -> None:
+        """Start a call.
+
+        :param number: what its events are called by.
+        :param function: importable by name.
+        :param seconds: how long it may take; then it is ended, as an EngineBroken.
+        :param silence: how long it may go without a :func:`doing` that says something new; then
+            it is ended likewise.
+        """
+        worker = self._idle.pop() if self._idle else _Worker()
+        self._busy.append(worker)
+        worker.call(number, function, args, kwargs or {}, seconds=seconds, silence=silence)
+
+    def wait(self, timeout: float | None = None) -> list[Progress | Ended]:
+        """Return what has happened, once something has.
+
+        :param timeout: after so many seconds return what there is: nothing.
+        """
+        now = time.monotonic()
+        limits = [worker.deadline - now for worker in self._busy if worker.deadline is not None]
+        limits += [] if timeout is None else [timeout]
+        ready = wait(
+            [worker.connection for worker in self._busy], max(0.0, min(limits)) if limits else None
+        )
+        events = []
+        for worker in list(self._busy):
+            if worker.connection in ready:
+                event = worker.receive()
+            elif worker.deadline is not None and time.monotonic() >= worker.deadline:
+                event = worker.overdue()
+            else:
+                continue
+            if isinstance(event, Ended):
+                self._busy.remove(worker)
+                self._idle += [worker] if worker.is_alive else []
+            events.append(event)
+        return events
+
+    def close(self) -> None:
+        """End all processes, whatever they are doing."""
+        for worker in (*self._busy, *self._idle):
             worker.end()
+        self._busy.clear()
+        self._idle.clear()
 
 
 class _Worker:
@@ -146,6 +220,9 @@ class _Worker:
         self.number = -1
         self.what = "starting"
         self.seconds: float | None = None
+        self.silence: float | None = None
+        self.until: float | None = None
+        self.last: tuple[str, int] | None = None
         self.deadline: float | None = None
         self.is_alive = True
         self.connection, theirs = Pipe()
@@ -169,15 +246,23 @@ class _Worker:
         kwargs: dict[str, Any],
         *,
         seconds: float | None,
+        silence: float | None,
     ) -> None:
         if getattr(function, "__module__", None) == "__main__":
             raise ValueError(f"an isolated function must not be from __main__, as {function!r} is")
         self.number = number
         self.what = f"running {getattr(function, '__name__', function)}"
-        self.seconds = seconds
-        self.deadline = None if seconds is None else time.monotonic() + seconds
+        self.seconds, self.silence = seconds, silence
+        self.until = None if seconds is None else time.monotonic() + seconds
+        self.last = None
+        self._heard()
         with contextlib.suppress(BrokenPipeError):  # receive() will say that it died
             self.connection.send_bytes(pickle.dumps((function, tuple(args), kwargs)))
+
+    def _heard(self) -> None:
+        limits = [] if self.until is None else [self.until]
+        limits += [] if self.silence is None else [time.monotonic() + self.silence]
+        self.deadline = min(limits, default=None)
 
     def receive(self) -> Progress | Ended:
         try:
@@ -185,9 +270,12 @@ class _Worker:
         except (EOFError, ConnectionResetError):
             error = self._death()
             self.end()
-            return Ended(self.number, error=error)
+            return Ended(self.number, error=error, died=True)
         if kind == "doing":
             self.what = value[0]
+            if self.last != value[:2]:
+                self.last = value[:2]
+                self._heard()
             return Progress(self.number, *value)
         if kind == "raised":
             return Ended(self.number, error=value)
@@ -195,11 +283,15 @@ class _Worker:
 
     def overdue(self) -> Ended:
         self.end()
+        if self.until is not None and time.monotonic() >= self.until:
+            how = f"after {self.seconds:g} s while {self.what}: it did not end"
+        else:
+            how = f"while {self.what}: it said nothing new for {self.silence:g} s"
         return Ended(
             self.number,
-            error=EngineBroken(
-                f"the worker was ended after {self.seconds:g} s while {self.what}: it did not end"
-            ),
+            error=EngineBroken(f"the worker was ended {how}"),
+            died=True,
+            overdue=True,
         )
 
     def end(self) -> None:

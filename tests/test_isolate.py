@@ -12,7 +12,7 @@ import pytest
 
 from harness.check.kernels import check_kernel, kernel_files
 from harness.errors import EngineBroken, SnapshotError
-from harness.isolate import Ended, Progress, doing, isolated, isolated_all
+from harness.isolate import Ended, Pool, Progress, doing, isolated, isolated_all
 from harness.snapshot import load_set
 
 
@@ -149,3 +149,75 @@ def test_a_kernel_runs_in_a_worker() -> None:
     path = next(path for path in kernel_files() if path.stem == "recursive-pml4")
 
     assert isolated(check_kernel, path).passed
+
+
+def test_calls_are_taken_as_processes_get_free() -> None:
+    taken = 0
+
+    def calls() -> Any:
+        nonlocal taken
+        while True:
+            taken += 1
+            yield os.getpid, (), {}
+
+    events = isolated_all(calls(), workers=2)
+    for _ in range(10):
+        next(events)
+    events.close()  # type: ignore[attr-defined]
+
+    assert 10 <= taken <= 14
+
+
+def until_it_ends(pool: Pool) -> Ended:
+    while True:
+        for event in pool.wait():
+            if isinstance(event, Ended):
+                return event
+
+
+TALKS = """
+import time
+from harness.isolate import doing
+for n in range({steps}):
+    doing('counting', n if {counts} else 0, 100)
+    time.sleep(0.1)
+"""
+
+
+def test_who_says_something_new_may_take_its_time() -> None:
+    with Pool(1) as pool:
+        pool.call(7, exec, (TALKS.format(steps=20, counts=True),), silence=1.5)
+        ended = until_it_ends(pool)
+
+    assert (ended.number, ended.error, ended.died) == (7, None, False)
+
+
+def test_who_says_nothing_new_is_ended() -> None:
+    with Pool(1) as pool:
+        pool.call(0, exec, (TALKS.format(steps=600, counts=False),), silence=1.5)
+        ended = until_it_ends(pool)
+
+    assert ended.died
+    assert ended.overdue
+    assert str(ended.error) == (
+        "the worker was ended while counting: it said nothing new for 1.5 s"
+    )
+
+
+def test_a_death_is_told_from_an_error() -> None:
+    with Pool(1) as pool:
+        pool.call(0, os.abort)
+        died = until_it_ends(pool)
+        pool.call(1, divmod, (1, 0))
+        raised = until_it_ends(pool)
+
+    assert (died.died, died.overdue) == (True, False)
+    assert (raised.died, type(raised.error)) == (False, ZeroDivisionError)
+
+
+def test_waiting_may_be_for_nothing() -> None:
+    with Pool(1) as pool:
+        pool.call(0, time.sleep, (60,))
+        assert pool.wait(0.05) == []
+        assert (pool.busy, pool.free) == (1, 0)
+    assert pool.busy == 0

@@ -62,14 +62,18 @@ class Tally:
         old = self.findings.get(finding.key)
         self.findings[finding.key] = finding if old is None else old.merged(finding)
 
-    def __add__(self, other: Tally) -> Tally:
-        result = Tally(self.cases + other.cases)
+    def __iadd__(self, other: Tally) -> Self:
+        self.cases += other.cases
         for name in _COUNTERS:
-            ours: Counter[str] = Counter(getattr(self, name))
-            ours.update(getattr(other, name))
-            setattr(result, name, ours)
-        for finding in (*self.findings.values(), *other.findings.values()):
-            result.add(finding)
+            getattr(self, name).update(getattr(other, name))
+        for finding in other.findings.values():
+            self.add(finding)
+        return self
+
+    def __add__(self, other: Tally) -> Tally:
+        result = Tally()
+        result += self
+        result += other
         return result
 
     def to_json(self) -> dict[str, Any]:
