@@ -29,6 +29,7 @@ __all__ = [
     "Access",
     "AccessKind",
     "AccessLike",
+    "EntryObservations",
     "Observation",
     "Observations",
     "Outcome",
@@ -259,4 +260,68 @@ class Observations:
             pa=pa if outcome.has_pa and pa != UNKNOWN_PA else None,
             value=int(self.value[row]) if outcome is Outcome.MAPPED else None,
             reason=self.reason if outcome is Outcome.UNSUPPORTED else None,
+        )
+
+
+@dataclass(slots=True, eq=False)
+class EntryObservations:
+    """What an engine saw of one access under many versions of the entries it walks, in columns.
+
+    :ivar outcome: :attr:`Outcome.code`.
+    :ivar error_code: meaningful where the outcome has an error code.
+    :ivar cr2: meaningful where the outcome is a page fault.
+    :ivar pa: meaningful where the outcome has one; :data:`UNKNOWN_PA` where it was not learnt.
+    :ivar after: for each edited entry a row: what the access left of it.
+    :ivar reason: why the unsupported ones are.
+    """
+
+    outcome: NDArray[np.uint8]
+    error_code: NDArray[np.uint32]
+    cr2: NDArray[np.uint64]
+    pa: NDArray[np.uint64]
+    after: NDArray[np.uint64]
+    reason: str | None = None
+
+    @classmethod
+    def blank(
+        cls,
+        words: int,
+        count: int,
+        outcome: Outcome = Outcome.MAPPED,
+        *,
+        reason: str | None = None,
+    ) -> EntryObservations:
+        """Return columns for an engine to fill in.
+
+        :param words: how many entries are edited.
+        :param count: how many versions of them.
+        :param outcome: what every row says at first.
+        """
+        return cls(
+            np.full(count, outcome.code, np.uint8),
+            np.zeros(count, np.uint32),
+            np.zeros(count, np.uint64),
+            np.full(count, UNKNOWN_PA, np.uint64),
+            np.zeros((words, count), np.uint64),
+            reason,
+        )
+
+    def __len__(self) -> int:
+        return len(self.outcome)
+
+    def take(self, other: EntryObservations) -> None:
+        """Fill these columns with another's of the same shape."""
+        for name in ("outcome", "error_code", "cr2", "pa", "after"):
+            getattr(self, name)[:] = getattr(other, name)
+        self.reason = other.reason
+
+    def rows(self, where: slice) -> EntryObservations:
+        """Return some of the rows, which are views."""
+        return EntryObservations(
+            self.outcome[where],
+            self.error_code[where],
+            self.cr2[where],
+            self.pa[where],
+            self.after[:, where],
+            self.reason,
         )

@@ -8,15 +8,17 @@ never passes off as an answer.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 
-from numpy.typing import ArrayLike
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
 
 from harness.address import VirtAddr
 from harness.cpu import CpuState
 from harness.engine.run import Budget, Exit, Start
 from harness.memory import PhysicalMemory
-from harness.outcome import AccessLike, Observation, Observations
+from harness.outcome import AccessLike, EntryObservations, Observation, Observations
 
 __all__ = ["Engine"]
 
@@ -46,6 +48,27 @@ class Engine(Protocol):
         self, cpu: CpuState, vas: ArrayLike, access: AccessLike = "read"
     ) -> Observations:
         """Make one access to each of many addresses, in columns; the tables are put back."""
+
+    def probe_entries(
+        self,
+        cpu: CpuState,
+        va: int,
+        access: AccessLike,
+        at: Sequence[int],
+        entries: NDArray[np.uint64],
+        *,
+        landings: Sequence[int] = (),
+        twice: bool = False,
+    ) -> EntryObservations:
+        """Make one access under each of many versions of the entries that it walks, in columns.
+
+        ``entries[j, i]`` is what version i holds at physical address ``at[j]``; every other entry
+        of the walk must have A set, and D where it may be written through. The access stays within
+        one aligned word, and where it may land is told by ``landings``: the physical addresses of
+        words whose content does not matter; only there the physical address is sure to be learnt.
+        With ``twice`` a supervisor reads the same address first, nothing being invalidated in
+        between, and what becomes of that read does not matter. Memory is put back.
+        """
 
     def run(self, start: Start, budget: Budget) -> Exit:
         """Run guest code until it ends or its budget does; memory stays as the guest left it."""

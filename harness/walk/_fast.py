@@ -38,7 +38,13 @@ def _compiled(function: Any) -> Any:
         return numba.njit(nogil=True)(function)
 
 
-def walk_pages(memory: PhysicalMemory, plan: Plan, vas: NDArray[np.uint64], out: BulkWalk) -> None:
+def walk_pages(
+    memory: PhysicalMemory,
+    plan: Plan,
+    roots: NDArray[np.uint64],
+    vas: NDArray[np.uint64],
+    out: BulkWalk,
+) -> None:
     """Walk each address's own page, and fill in every column of ``out``."""
     host = memory.buffer.ctypes.data
     runs = np.array(
@@ -48,7 +54,7 @@ def walk_pages(memory: PhysicalMemory, plan: Plan, vas: NDArray[np.uint64], out:
         vas,
         memory.words,
         runs,
-        _U64(plan.root),
+        roots,
         plan.levels,
         plan.reserved,
         plan.reserved_rules,
@@ -82,7 +88,7 @@ def _kernel(
     vas: Any,
     words: Any,
     runs: Any,
-    root: Any,
+    roots: Any,
     levels: Any,
     reserved: Any,
     reserved_rules: Any,
@@ -109,7 +115,7 @@ def _kernel(
         raw = pa = _0
         granted = _EVERYTHING
         level = levels
-        table = root
+        table = roots[row]
         while True:
             address = table | (va >> _U64(9 * level)) & _0XFF8
             offset = _offset(runs, address)

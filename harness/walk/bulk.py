@@ -18,6 +18,7 @@ faster.
 import sys
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
+from functools import lru_cache
 from operator import index
 from typing import Any, Protocol, SupportsIndex
 
@@ -112,6 +113,7 @@ def bulk(
     vas: NDArray[np.uint64] | Iterable[SupportsIndex],
     access: AccessLike = "read",
     *,
+    roots: NDArray[np.uint64] | None = None,
     fast: bool | None = None,
 ) -> BulkWalk:
     """Tell what a CPU in this state does with the same access to each of many addresses.
@@ -120,6 +122,8 @@ def bulk(
     :param cpu: the registers and features that rule the walks
     :param vas: the first bytes' virtual addresses, canonical or not
     :param access: what is done there
+    :param roots: the address of each walk's root table, to walk as many address spaces at once;
+        CR3's for all of them if None
     :param fast: walk with numba (True), with numpy (False), or with numba if it is installed and
         enough addresses were asked for to pay for loading it (None)
     :raises AddressError: an address does not fit in 64 bits
@@ -128,14 +132,17 @@ def bulk(
     access = Access.of(access)
     addresses = _addresses(vas)
     plan = Plan.of(cpu, access)
+    tables = _roots(roots, plan, len(addresses))
     walk_pages = _walker(len(addresses), fast)
     result = BulkWalk.blank(len(addresses))
     for start in range(0, len(addresses), _CHUNK):
         chunk = slice(start, start + _CHUNK)
         part = result.rows(chunk)
-        walk_pages(memory, plan, addresses[chunk], part)
+        walk_pages(memory, plan, tables[chunk], addresses[chunk], part)
         if access.size > 1:
-            _walk_upper_pages(walk_pages, memory, plan, addresses[chunk], access.size, part)
+            _walk_upper_pages(
+                walk_pages, memory, plan, tables[chunk], addresses[chunk], access.size, part
+            )
     return result
 
 
@@ -161,6 +168,7 @@ class Plan:
     outcomes: NDArray[np.uint8]
 
     @classmethod
+    @lru_cache(maxsize=1024)
     def of(cls, cpu: CpuState, access: Access) -> "Plan":
         """Ask ``scalar.py`` for every answer that a walk may need."""
         rules = [rule for rule in RULES if rule.startswith("RSVD_")]
@@ -195,11 +203,23 @@ class Plan:
 class _Walker(Protocol):
     # Walks each address's own page and fills in every column of ``out``, which is all zeros.
     def __call__(
-        self, memory: PhysicalMemory, plan: Plan, vas: NDArray[np.uint64], out: BulkWalk, /
+        self,
+        memory: PhysicalMemory,
+        plan: Plan,
+        roots: NDArray[np.uint64],
+        vas: NDArray[np.uint64],
+        out: BulkWalk,
+        /,
     ) -> None: ...
 
 
-def _walk_pages(memory: PhysicalMemory, plan: Plan, vas: NDArray[np.uint64], out: BulkWalk) -> None:
+def _walk_pages(
+    memory: PhysicalMemory,
+    plan: Plan,
+    roots: NDArray[np.uint64],
+    vas: NDArray[np.uint64],
+    out: BulkWalk,
+) -> None:
     # The lanes still walking: their rows, addresses, rights so far, and the entry last read.
     rows = np.arange(len(vas))
     lane_vas = vas
@@ -223,7 +243,7 @@ def _walk_pages(memory: PhysicalMemory, plan: Plan, vas: NDArray[np.uint64], out
     astray = (above != 0) & (above != -1)
     if astray.any():  # CANONICAL
         settle(astray, _CANONICAL, 0)
-    table = np.full(len(rows), plan.root, _U64)
+    table = roots[rows]
     for level in range(plan.levels, 0, -1):
         address = table | lane_vas >> _U64(9 * level) & _U64(0xFF8)
         offset = memory.offsets(address)
@@ -270,6 +290,7 @@ def _walk_upper_pages(
     walk_pages: _Walker,
     memory: PhysicalMemory,
     plan: Plan,
+    roots: NDArray[np.uint64],
     vas: NDArray[np.uint64],
     size: int,
     out: BulkWalk,
@@ -280,12 +301,20 @@ def _walk_upper_pages(
     if not len(rows):
         return
     upper = BulkWalk.blank(len(rows))
-    walk_pages(memory, plan, last[rows] & ~_U64(0xFFF), upper)
+    walk_pages(memory, plan, roots[rows], last[rows] & ~_U64(0xFFF), upper)
     mapped, no_memory = Outcome.MAPPED.code, Outcome.NO_MEMORY.code
     missing = (out.outcome[rows] == mapped) & (upper.outcome == no_memory)
     decides = ~upper.completed | missing
     for field in fields(BulkWalk):
         getattr(out, field.name)[rows[decides]] = getattr(upper, field.name)[decides]
+
+
+def _roots(roots: NDArray[np.uint64] | None, plan: Plan, count: int) -> NDArray[np.uint64]:
+    if roots is None:
+        return np.broadcast_to(_U64(plan.root), count)
+    if roots.shape != (count,):
+        raise AddressError(f"there must be a root for each of {count} addresses, not {roots.shape}")
+    return np.ascontiguousarray(roots, _U64)
 
 
 def _addresses(vas: NDArray[np.uint64] | Iterable[SupportsIndex]) -> NDArray[np.uint64]:

@@ -214,3 +214,24 @@ def test_rows_of_a_split_access_tell_of_the_page_that_decided(
     assert answers.cr2.tolist() == [0, 0x3000, 0]
     assert answers.pa.tolist() == [0x5FFC, 0, 0x5FF8]
     assert answers.raw.tolist() == [0x5063, 0, 0x5063]
+
+
+@pytest.mark.parametrize("fast", WAYS)
+def test_walks_from_a_root_of_its_own_for_each_address(randomly: Any, fast: bool) -> None:
+    some = randomly(11, 250)
+    frames = np.arange(1, 17, dtype=np.uint64) << np.uint64(12)
+    roots = np.resize(frames, len(some.vas))
+
+    answers = bulk(some.memory, some.cpu, some.vas, some.access, roots=roots, fast=fast)
+
+    expected = [
+        row_of(walk(some.memory, some.cpu.replace(cr3=root), va, some.access))
+        for root, va in zip(roots.tolist(), some.vas.tolist(), strict=True)
+    ]
+    assert not differences(answers, expected)
+    assert len({(row["rule"], row["level"]) for row in expected}) > 1
+
+
+def test_refuses_another_number_of_roots() -> None:
+    with pytest.raises(AddressError, match="there must be a root for each of 2 addresses"):
+        bulk(PhysicalMemory(0x4000), CPU, [0, 1], roots=np.zeros(3, np.uint64))

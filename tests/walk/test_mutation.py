@@ -221,7 +221,7 @@ def test_a_case_about_the_rule_notices(mutation: Mutation, cases: Any) -> None:
 
 
 BULK = [
-    Mutation("CR3", "np.full(len(rows), plan.root, _U64)", "np.full(len(rows), 0x1000, _U64)"),
+    Mutation("CR3", "_U64(plan.root)", "_U64(0x1000)"),
     Mutation("CANONICAL", "if astray.any():", "if False:"),
     Mutation("CANONICAL", "(9 * plan.levels + 11)", "47"),
     Mutation("PRESENT", "if absent.any():", "if False:"),

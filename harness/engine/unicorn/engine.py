@@ -2,21 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from harness.address import VirtAddr
 from harness.cpu import CpuState
 from harness.engine.run import Budget, Exit, Start
+from harness.engine.singly import probe_entries_singly
 from harness.engine.unicorn.batch import Batcher
 from harness.engine.unicorn.calibrate import calibrate
 from harness.engine.unicorn.core import Layout, Scratch, unsupported_state
+from harness.engine.unicorn.entries import ROWS, EntryLoop
 from harness.engine.unicorn.hooks import BATCH
 from harness.engine.unicorn.library import VERSION
-from harness.engine.unicorn.probe import Prober, unsupported_access
+from harness.engine.unicorn.probe import Prober
 from harness.engine.unicorn.run import Runner
+from harness.engine.unicorn.snippets import WIDEST_AT_ONCE, unsupported_access
 from harness.memory import PhysicalMemory
-from harness.outcome import Access, AccessKind, AccessLike, Observation, Observations, Outcome
+from harness.outcome import (
+    Access,
+    AccessKind,
+    AccessLike,
+    EntryObservations,
+    Observation,
+    Observations,
+    Outcome,
+)
 
 __all__ = ["UnicornEngine"]
 
@@ -42,6 +55,7 @@ class UnicornEngine:
         self._scratch = Scratch(self._layout)
         self._prober = Prober(memory, self._layout, self._scratch)
         self._batchers: dict[AccessKind, Batcher] = {}
+        self._entry_loop: EntryLoop | None = None
         self._runner: Runner | None = None
 
     def close(self) -> None:
@@ -49,6 +63,8 @@ class UnicornEngine:
         self._prober.close()
         for batcher in self._batchers.values():
             batcher.close()
+        if self._entry_loop is not None:
+            self._entry_loop.close()
         if self._runner is not None:
             self._runner.close()
 
@@ -96,12 +112,64 @@ class UnicornEngine:
             access.kind is not AccessKind.FETCH
             and not access.implicit
             and not access.stack
+            and access.size <= WIDEST_AT_ONCE
             and self.memory.offset(cpu.root) >= 0
             and Batcher.takes(cpu)
         ):
             single = self._batches(cpu, addresses, access, out)
         for row in single.tolist():
             _set_row(out, row, self._prober.probe(cpu, int(addresses[row]), access))
+        return out
+
+    def probe_entries(
+        self,
+        cpu: CpuState,
+        va: int,
+        access: AccessLike,
+        at: Sequence[int],
+        entries: NDArray[np.uint64],
+        *,
+        landings: Sequence[int] = (),
+        twice: bool = False,
+        singly: bool = False,
+    ) -> EntryObservations:
+        """Make one access under each of many versions of the entries that it walks, in columns.
+
+        Accesses within an aligned word run as a loop in the guest, others as single probes.
+
+        :param cpu: the state to make it in.
+        :param va: the virtual address.
+        :param access: how it is accessed.
+        :param at: the physical addresses of the entries that differ. Every other entry of the walk
+            must have A set, and D where it may be written through.
+        :param entries: ``entries[j, i]`` is what version i holds at ``at[j]``.
+        :param landings: the physical addresses of the words where the access may land; what they
+            hold does not matter. An access that lands elsewhere has no known address.
+        :param twice: a supervisor reads the same address first, and nothing is invalidated in
+            between; what becomes of that read does not matter.
+        :param singly: make single probes of them all.
+        :returns: columns in the order of the versions; memory is as before.
+        """
+        access = Access.of(access)
+        reason = self.unsupported(cpu, access)
+        if reason is not None:
+            return EntryObservations.blank(
+                len(at), entries.shape[1], Outcome.UNSUPPORTED, reason=reason
+            )
+        looped = not singly and EntryLoop.takes(access, va, len(at), len(landings))
+        out = EntryObservations.blank(len(at), entries.shape[1])
+        if looped and self._entry_loop is None:
+            self._entry_loop = EntryLoop(self.memory, self._layout, self._scratch)
+        for start in range(0, len(out), ROWS):
+            rows = slice(start, start + ROWS)
+            part, some = out.rows(rows), entries[:, rows]
+            if (
+                self._entry_loop is None
+                or not looped
+                or not self._entry_loop.run(cpu, va, access, at, some, landings, part, twice=twice)
+            ):
+                part.take(probe_entries_singly(self, cpu, va, access, at, some, twice=twice))
+                out.reason = out.reason or part.reason
         return out
 
     def run(self, start: Start, budget: Budget | None = None) -> Exit:

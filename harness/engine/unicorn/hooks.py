@@ -34,6 +34,8 @@ __all__ = [
     "on_next",
     "on_read",
     "on_write",
+    "restore",
+    "save",
 ]
 
 BATCH = 0x1_0000
@@ -56,8 +58,8 @@ COLUMNS = (VECTOR, ERROR, CR2, PA, HOLE, VALUE)
 
 # Functions of C libraries with every pointer as a plain number, as numba takes them.
 _WORD = ctypes.c_size_t
-_save = ctypes.CFUNCTYPE(ctypes.c_int, _WORD, _WORD)(("uc_context_save", LIB))
-_restore = ctypes.CFUNCTYPE(ctypes.c_int, _WORD, _WORD)(("uc_context_restore", LIB))
+save = ctypes.CFUNCTYPE(ctypes.c_int, _WORD, _WORD)(("uc_context_save", LIB))
+restore = ctypes.CFUNCTYPE(ctypes.c_int, _WORD, _WORD)(("uc_context_restore", LIB))
 _copy = ctypes.CFUNCTYPE(_WORD, _WORD, _WORD, _WORD)(("memmove", ctypes.CDLL(None)))
 
 _Array = NDArray[np.uint64]
@@ -97,7 +99,7 @@ def on_fault(s: _Array, vector: int) -> None:
     unicorn 2.1.4: the next exception is lost unless the previous one is forgotten (facts.md 2).
     """
     context = s[CONTEXT]
-    _save(s[HANDLE], s[SELF] + 8 * context)
+    save(s[HANDLE], s[SELF] + 8 * context)
     now = ((s[context + s[NEXT_AT]] - s[ARRAY]) >> 3) - 1
     if s[NOW] != now:
         s[LOST] = 1
@@ -107,7 +109,7 @@ def on_fault(s: _Array, vector: int) -> None:
     s[s[CR2] + now] = s[context + s[CR2_AT]]
     s[context + s[PREVIOUS_AT]] = s[context + s[PREVIOUS_AT]] | s[PREVIOUS_MASK]
     s[context + s[RIP_AT]] = s[RESUME]
-    _restore(s[HANDLE], s[SELF] + 8 * context)
+    restore(s[HANDLE], s[SELF] + 8 * context)
 
 
 def on_hole(s: _Array, pa: int) -> None:

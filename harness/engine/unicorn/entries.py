@@ -1,0 +1,430 @@
+"""One access under many versions of the entries that it walks, as a loop in the guest.
+
+The loop takes a row of columns: it writes the row's entries into the page tables, executes INVLPG,
+makes the access (in ring 3 after a SYSRET), and logs the entries as the access left them. A fault
+is noted by a hook that sends the loop on to its next row (:func:`on_exception`, compiled where
+numba is installed). A million rows a second pass this way, with every row as independent of the
+others as INVLPG makes it.
+
+What the access reached is told by the frames where it may land: their words are *landings*, and
+are stamped with an instruction that names them, so that what a read gives, what a fetch executes
+and where a write arrives all tell the physical address.
+
+The engine's own pages are supervisor pages in a top-level slot that the walk does not use; behind
+them a window shows the edited frames, and ring 3 executes from an alias of the same code.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from unicorn import UC_HOOK_INTR
+from unicorn import x86_const as x86
+
+from harness.asm import assemble
+from harness.cpu import CpuState
+from harness.engine.unicorn import hooks
+from harness.engine.unicorn.core import Core, Layout, Scratch, slot_base
+from harness.engine.unicorn.hooks import NOTHING
+from harness.engine.unicorn.library import LIB
+from harness.errors import EngineError
+from harness.memory import PhysicalMemory
+from harness.outcome import UNKNOWN_PA, Access, AccessKind, EntryObservations, Outcome
+
+__all__ = ["MOST_WORDS", "ROWS", "EntryLoop", "on_exception"]
+
+ROWS = 0x2000
+"""Rows in one go: their columns stay in a core's cache."""
+
+MOST_WORDS = 8
+"""Words that one row may edit: as many as there are registers left for their addresses."""
+
+# Columns in the engine's frames, ROWS words each: what to write, the value, what was found.
+_COLUMNS = 0x2_0000
+_COLUMN = 8 * ROWS
+_VALUE = MOST_WORDS * _COLUMN
+_FOUND = _VALUE + _COLUMN
+# Offsets in the borrowed slot: what the supervisor sees in its third 2 MiB are the edited frames.
+_WINDOW = 0x40_0000
+_WINDOW_TABLE = 0x6000
+_DIRECTORY = 0x3000
+_CODE = 0xA000
+_CODE_STEP = 0x200
+_CODE_END = 0x1_0000
+
+_REGISTERS = ("r8", "r9", "r10", "r12", "r13", "r14", "r15", "rdx")
+_NUMBERS = (8, 9, 10, 12, 13, 14, 15, 2)
+_RBX, _RSP, _RBP, _RSI, _RDI = 3, 4, 5, 6, 7
+_SIZES = {1: "al", 2: "ax", 4: "eax", 8: "rax"}
+_TOKEN = 0xA5A5_A5A5_A5A5_A500
+"""What is written; its low byte is 0, and a fetch leaves there which landing it executed."""
+# mov, add, or, xor al, number; jmp rsp. Their first bytes differ, so that one byte tells them.
+_STAMPS = (b"\xb0\x01", b"\x04\x02", b"\x0c\x03", b"\x34\x04")
+_STAMP_END = b"\xff\xe4\x90\x90\x90\x90"
+_SCE, _EFER, _STAR = 1 << 0, 0xC000_0080, 0xC000_0081
+_SELECTORS = 0x13 << 48 | 0x08 << 32  # SYSRET: CS = 0x10 + 16 + 3, SS = 0x10 + 8 + 3
+_PRESENT_WRITABLE = 0x63
+_BREAKPOINT = 3
+
+_TEMPLATE = """
+next:
+{write}
+    invlpg [rsi]
+{twice}
+{enter}
+resume:
+    mov [rdi + {value:#x}], rax
+{log}
+    add rdi, 8
+    dec rbx
+    jnz next
+done:
+    nop
+.align 16
+user:
+    {access}
+user_end:
+    int3
+"""
+_TWICE = """
+first:
+    mov {register}, [rsi]
+second:
+"""
+# RCX and R11 become RIP and RFLAGS.
+_SYSRET = """
+    mov rax, {token:#x}
+    mov rcx, rbp
+    mov r11, {flags:#x}
+    sysretq
+"""
+_DIRECT = """
+    mov rax, {token:#x}
+    {access}
+"""
+_ACCESSES = {
+    AccessKind.READ: "mov {register}, [rsi]",
+    AccessKind.WRITE: "mov [rsi], {register}",
+    AccessKind.FETCH: "jmp rsi",
+}
+_OUTCOMES = {12: Outcome.STACK_FAULT, 13: Outcome.GENERAL_PROTECTION, 14: Outcome.PAGE_FAULT}
+
+# The hook's words. CONTEXT, FAULT and CR2 say where in the array the saved context and the two
+# columns begin, the *_AT which words of the context hold what.
+HANDLE, SAVED, CONTEXT, FAULT, CR2, START, FIRST, SECOND, RESUME = range(9)
+RIP_AT, ROW_AT, CR2_AT, ERROR_AT, ERROR_SHIFT, PREVIOUS_AT, PREVIOUS_MASK = range(9, 16)
+CPL_AT, CPL_MASK, HEADER = range(16, 19)
+
+_Array = NDArray[np.uint64]
+
+
+def on_exception(s: _Array, vector: int) -> None:
+    """Note an exception and send the loop on; forget the exception, or the next one is lost.
+
+    unicorn 2.1.4, facts.md 2 and 3: forgetting it and leaving ring 3 are both done in the context.
+    """
+    hooks.save(s[HANDLE], s[SAVED])
+    context = s[CONTEXT]
+    rip = context + s[RIP_AT]
+    if s[rip] == s[FIRST]:  # the first of two accesses, whose outcome is nobody's business
+        s[rip] = s[SECOND]
+    else:
+        if vector != _BREAKPOINT:
+            row = (s[context + s[ROW_AT]] - s[START]) >> 3
+            code = s[context + s[ERROR_AT]] >> s[ERROR_SHIFT] & 0xFFFF_FFFF
+            s[s[FAULT] + row] = code | vector << 32
+            s[s[CR2] + row] = s[context + s[CR2_AT]]
+        s[rip] = s[RESUME]
+    s[context + s[PREVIOUS_AT]] |= s[PREVIOUS_MASK]
+    s[context + s[CPL_AT]] &= s[CPL_MASK]
+    hooks.restore(s[HANDLE], s[SAVED])
+
+
+class EntryLoop:
+    """A CPU for accesses under many versions of their entries."""
+
+    def __init__(self, memory: PhysicalMemory, layout: Layout, scratch: Scratch) -> None:
+        self._memory = memory
+        self._layout = layout
+        self._scratch = scratch
+        self._core = core = Core(memory, layout, scratch)
+        self._columns = scratch.words[_COLUMNS >> 3 :]
+        context = -(-core.at.size // 8)
+        self._s = np.zeros(HEADER + 2 * ROWS + context, np.uint64)
+        self._found = self._s[HEADER : HEADER + ROWS]
+        self._cr2 = self._s[HEADER + ROWS : HEADER + 2 * ROWS]
+        self._fill_header()
+        self._loops: dict[tuple[Any, ...], dict[str, int]] = {}
+        self._next_code = _CODE
+        self._templates: dict[CpuState, bytes] = {}
+        self._failures: list[BaseException] = []
+        scratch.words[(_DIRECTORY >> 3) + 2] = layout.scratch + _WINDOW_TABLE | _PRESENT_WRITABLE
+        self._callback = _compiled() or _interpreted(self._s, self._failures)
+        number = ctypes.c_size_t()
+        status = LIB.uc_hook_add(
+            core.handle,
+            ctypes.byref(number),
+            UC_HOOK_INTR,
+            ctypes.c_void_p(hooks.address(self._callback)),
+            ctypes.c_void_p(self._s.ctypes.data),
+            ctypes.c_uint64(0),
+            ctypes.c_uint64(NOTHING),
+        )
+        if status:
+            raise EngineError(f"Unicorn must take a hook: error {status}")
+
+    def close(self) -> None:
+        """Give back what Unicorn holds."""
+        self._core.close()
+
+    @staticmethod
+    def takes(access: Access, va: int, words: int, landings: int) -> bool:
+        """Say whether the loop makes such an access: within a word, explicit, not through SS."""
+        return (
+            access.size in _SIZES
+            and not access.implicit
+            and not access.stack
+            and (va & 7) + access.size <= 8
+            and (not access.is_fetch or va & 7 == 0)
+            and words + (landings if access.is_write else 0) <= MOST_WORDS
+            and landings <= len(_STAMPS)
+        )
+
+    def run(
+        self,
+        cpu: CpuState,
+        va: int,
+        access: Access,
+        at: Sequence[int],
+        entries: NDArray[np.uint64],
+        landings: Sequence[int],
+        out: EntryObservations,
+        *,
+        twice: bool,
+    ) -> bool:
+        """Ask up to ``ROWS`` rows, and put back all words but A and D bits of other entries.
+
+        :param at: the physical addresses of the words that are edited.
+        :param entries: for each of them a column.
+        :param landings: the words where the access may land.
+        :param out: columns to be filled in.
+        :returns: False when the loop did not come to its end; then ``out`` says nothing.
+        """
+        memory, core = self._memory, self._core
+        count = entries.shape[1]
+        edited = [*at, *landings] if access.is_write else list(at)
+        before = [(pa, memory.read_u64(pa)) for pa in (*at, *landings)]
+        for number, pa in enumerate(landings):
+            memory.write_u64(pa, _stamp(number))
+        for number in range(len(at)):
+            self._column(number)[:count] = entries[number]
+        for number in range(len(at), len(edited)):
+            self._column(number)[:count] = _stamp(number - len(at))
+        slot = _free_slot(va, cpu.levels, edited)
+        borrowed = cpu.root + 8 * slot
+        lent = memory.read_u64(borrowed)
+        memory.write_u64(borrowed, self._scratch.entry[cpu.levels])
+        try:
+            self._prepare(cpu, va, access, edited, slot, count, twice=twice)
+            base = slot_base(slot, cpu.replace(cpl=0))
+            loop = self._loop(cpu, access, len(edited), twice=twice)
+            error = LIB.uc_emu_start(core.handle, base + loop["next"], base + loop["done"], 0, 0)
+        finally:
+            memory.write_u64(borrowed, lent)
+            for pa, word in before:
+                memory.write_u64(pa, word)
+        if self._failures:
+            raise self._failures.pop()
+        core.save()
+        end = self._start(slot, cpu) + 8 * count
+        if error or core.q[core.at.registers // 8 + _RDI] != end:
+            return False
+        self._collect(access, va, len(at), landings, count, out)
+        return True
+
+    def _prepare(
+        self,
+        cpu: CpuState,
+        va: int,
+        access: Access,
+        edited: Sequence[int],
+        slot: int,
+        count: int,
+        *,
+        twice: bool,
+    ) -> None:
+        core, s = self._core, self._s
+        loop = self._loop(cpu, access, len(edited), twice=twice)
+        base = slot_base(slot, cpu.replace(cpl=0))
+        user = base + Scratch.USER
+        start = self._start(slot, cpu)
+        self._found[:count] = 0
+        s[START] = start
+        s[FIRST] = base + loop["first"] if twice else NOTHING
+        s[SECOND] = base + loop["second"] if twice else NOTHING
+        s[RESUME] = base + loop["resume"]
+        core.state[:] = self._template(cpu)
+        q, registers = core.q, core.at.registers // 8
+        q[registers + _RSI] = va
+        q[registers + _RDI] = start
+        q[registers + _RBX] = count
+        q[registers + _RBP] = user + loop["user"]
+        # Where code that a fetch lands on jumps to.
+        q[registers + _RSP] = user + loop["user_end"] if cpu.user else base + loop["resume"]
+        window = (_WINDOW_TABLE >> 3) + np.arange(len(edited))
+        self._scratch.words[window] = [pa & ~0xFFF | _PRESENT_WRITABLE for pa in edited]
+        for number, pa in enumerate(edited):
+            alias = base + _WINDOW + (number << 12) + (pa & 0xFFF)
+            q[registers + _NUMBERS[number]] = alias
+        core.restore()
+        core.flush()
+
+    def _collect(
+        self,
+        access: Access,
+        va: int,
+        words: int,
+        landings: Sequence[int],
+        count: int,
+        out: EntryObservations,
+    ) -> None:
+        found = self._found[:count]
+        vectors = found >> np.uint64(32)
+        faulted = found != 0
+        out.outcome[:] = Outcome.MAPPED.code
+        if faulted.any():
+            out.outcome[faulted] = Outcome.UNSUPPORTED.code
+            for vector, outcome in _OUTCOMES.items():
+                out.outcome[vectors == vector] = outcome.code
+        out.error_code[:] = found
+        out.cr2[:] = np.where(vectors == 14, self._cr2[:count], 0)
+        for number in range(words):
+            out.after[number] = self._column(_FOUND // _COLUMN + number)[:count]
+        out.pa[:] = UNKNOWN_PA
+        inside = np.uint64((1 << 8 * access.size) - 1)
+        value = self._column(_VALUE // _COLUMN)[:count]
+        for number, pa in enumerate(landings):
+            if access.is_write:
+                landed = self._column(_FOUND // _COLUMN + words + number)[:count] != _stamp(number)
+            elif access.is_fetch:
+                landed = value == np.uint64(_TOKEN + number + 1)
+            else:
+                landed = (
+                    value ^ np.uint64(_stamp(number)) >> np.uint64(8 * (va & 7))
+                ) & inside == 0
+            out.pa[landed & ~faulted] = pa + (va & 7)
+
+    def _column(self, number: int) -> NDArray[np.uint64]:
+        return self._columns[number * ROWS : (number + 1) * ROWS]
+
+    def _start(self, slot: int, cpu: CpuState) -> int:
+        return slot_base(slot, cpu.replace(cpl=0)) + _COLUMNS
+
+    def _template(self, cpu: CpuState) -> bytes:
+        """Return the state in which the loop starts: ring 0, and able to SYSRET."""
+        found = self._templates.get(cpu)
+        if found is None:
+            core = self._core
+            core.state[:] = core.template(cpu.replace(cpl=0))
+            core.restore()
+            if cpu.user:
+                core.uc.reg_write(x86.UC_X86_REG_MSR, (_EFER, cpu.efer | _SCE))
+                core.uc.reg_write(x86.UC_X86_REG_MSR, (_STAR, _SELECTORS))
+            core.save()
+            if len(self._templates) >= 256:
+                self._templates.clear()
+            found = self._templates[cpu] = bytes(core.state)
+        return found
+
+    def _loop(self, cpu: CpuState, access: Access, words: int, *, twice: bool) -> dict[str, int]:
+        """Return the labels of a loop, as offsets in the engine's frames; assemble it first."""
+        key = (access.kind, access.size, words, twice, cpu.rflags if cpu.user else None)
+        found = self._loops.get(key)
+        if found is not None:
+            return found
+        register = _SIZES[access.size]
+        text = _ACCESSES[access.kind].format(register=register)
+        write, log = [], []
+        for number, name in enumerate(_REGISTERS[:words]):
+            write += [f"mov rax, [rdi + {number * _COLUMN:#x}]", f"mov [{name}], rax"]
+            log += [f"mov rax, [{name}]", f"mov [rdi + {_FOUND + number * _COLUMN:#x}], rax"]
+        enter = _SYSRET if cpu.user else _DIRECT
+        source = _TEMPLATE.format(
+            write="\n".join(write),
+            log="\n".join(log),
+            twice=_TWICE.format(register=register) if twice else "",
+            enter=enter.format(access=text, token=_TOKEN, flags=cpu.rflags),
+            access=text,
+            value=_VALUE,
+        )
+        if self._next_code + _CODE_STEP > _CODE_END:
+            self._next_code = _CODE
+            self._loops.clear()
+            self._core.uc.ctl_flush_tb()
+        at, self._next_code = self._next_code, self._next_code + _CODE_STEP
+        program = assemble(source, base=at)
+        if len(program.code) > _CODE_STEP:
+            raise EngineError(f"a loop of {len(program.code)} bytes does not fit")
+        self._scratch.put(at, program.code)
+        self._loops[key] = program.labels
+        return program.labels
+
+    def _fill_header(self) -> None:
+        s, at = self._s, self._core.at
+        s[HANDLE] = self._core.handle.value
+        s[CONTEXT], s[FAULT], s[CR2] = HEADER + 2 * ROWS, HEADER, HEADER + ROWS
+        s[SAVED] = s.ctypes.data + 8 * (HEADER + 2 * ROWS)
+        s[RIP_AT], s[CR2_AT] = at.rip // 8, at.cr2 // 8
+        s[ROW_AT] = at.registers // 8 + _RDI
+        s[ERROR_AT], s[ERROR_SHIFT] = at.error_code // 8, at.error_code % 8 * 8
+        s[PREVIOUS_AT] = at.previous // 8
+        s[PREVIOUS_MASK] = 0xFFFF_FFFF << (at.previous % 8 * 8)
+        s[CPL_AT] = at.hflags // 8
+        s[CPL_MASK] = NOTHING ^ 3 << (at.hflags % 8 * 8)
+        s[HEADER + 2 * ROWS :].view(np.uint8)[: at.size] = self._core.state
+
+
+def _stamp(number: int) -> int:
+    """Return the word that names a landing: code that says its number and jumps back."""
+    return int.from_bytes(_STAMPS[number] + _STAMP_END, "little")
+
+
+def _free_slot(va: int, levels: int, words: Sequence[int]) -> int:
+    used = {va >> shift & 511 for shift in range(12, 12 + 9 * levels, 9)}
+    used |= {pa >> 3 & 511 for pa in words} | {(va & 0xFFF) >> 3}
+    return next(slot for slot in range(0x1E0, 0x100, -1) if slot not in used)
+
+
+def _interpreted(s: _Array, failures: list[BaseException]) -> Any:
+    def call(_uc: int, vector: int, _data: int) -> None:
+        try:
+            on_exception(s, vector)
+        except BaseException as error:  # it would be lost on its way through C
+            failures.append(error)
+            LIB.uc_emu_stop(ctypes.c_void_p(int(s[HANDLE])))
+
+    return ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_uint32, ctypes.c_void_p)(call)
+
+
+@functools.cache
+def _compiled() -> Any:
+    """Compile the hook with numba, once per process; None where numba is not installed."""
+    try:
+        import numba
+    except ImportError:
+        return None
+    from numba import types
+
+    note = numba.njit(on_exception)
+    words = HEADER + 2 * ROWS + 0x400
+
+    @numba.cfunc(types.void(types.voidptr, types.uint32, types.voidptr))  # type: ignore[untyped-decorator]
+    def exception(_uc: Any, vector: Any, data: Any) -> None:
+        note(numba.carray(data, (words,), np.uint64), np.uint64(vector))
+
+    return exception
