@@ -176,6 +176,7 @@ class Observation:
     :ivar value: what a read returned (little-endian), else None.
     :ivar changed: address of each entry that the access changed → the bits that changed.
     :ivar reason: why it is unsupported, or what else should be said.
+    :ivar stored: bytes that a write left changed in memory although it faulted (rule ``SPLIT``).
     """
 
     outcome: Outcome
@@ -185,6 +186,7 @@ class Observation:
     value: int | None = None
     changed: dict[int, int] = field(default_factory=dict)
     reason: str | None = None
+    stored: int = 0
 
     def to_json(self) -> dict[str, Any]:
         """Return the form that ``harness probe`` prints: hex strings, one key for each field."""
@@ -197,6 +199,8 @@ class Observation:
         }
         if self.reason is not None:
             result["reason"] = self.reason
+        if self.stored:
+            result["stored"] = self.stored
         return result
 
 

@@ -42,6 +42,7 @@ class Field(enum.StrEnum):
     CR2 = "cr2"
     PA = "pa"
     CHANGED = "changed"
+    STORED = "stored"
 
 
 class Judgement(enum.StrEnum):
@@ -118,6 +119,8 @@ def compare(walk: Walk, observation: Observation) -> Agreement | Difference:
             differing.append(Field.PA)
     if not _permitted(walk, observation.changed):
         differing.append(Field.CHANGED)
+    if observation.stored and not walk.completed:
+        differing.append(Field.STORED)
     if not differing:
         return Agreement(walk, observation)
     first = differing[0]
@@ -158,6 +161,8 @@ def excess(walk: Walk, observation: Observation) -> dict[int, int]:
 def _rule(walk: Walk, observation: Observation, first: Field) -> str:
     if first in (Field.ERROR_CODE, Field.CR2):
         return "ERR"
+    if first is Field.STORED:
+        return "SPLIT"
     if first is not Field.CHANGED:
         return walk.rule
     bits = 0
@@ -182,6 +187,9 @@ def _sentence(walk: Walk, observation: Observation, first: Field) -> str:
         )
         verb = "completed" if walk.completed else f"faulted (rule {walk.rule})"
         return f"{what} {verb}, and the CPU treated {wrong} otherwise than the rules permit"
+    if first is Field.STORED:
+        count = observation.stored
+        return f"{what} faulted (rule {walk.rule}), and {count} bytes were stored all the same"
     predicted, observed = getattr(walk, first), getattr(observation, first)
     if first is Field.ERROR_CODE:
         predicted, observed = _code(predicted), _code(observed)

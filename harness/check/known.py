@@ -10,7 +10,7 @@ Each has an example, which a test holds against the engine: when a divergence st
 test says so, and the registration must go::
 
     >>> [known.rule for known in KNOWN]
-    ['A_ON_FAULT', 'CANONICAL', 'D', 'SMAP']
+    ['A_ON_FAULT', 'CANONICAL', 'D', 'SMAP', 'SPLIT']
 
 Nothing here fails; an engine or version that is not registered has no known divergences.
 """
@@ -197,6 +197,17 @@ def _dirty_of_first_page(
     return _without(observation, leaf, _DIRTY)
 
 
+def _lower_part_stored(
+    _: PhysicalMemory, walk: Walk, observation: Observation
+) -> Observation | None:
+    # Only what parts of 8 bytes or less can have left on the lower page.
+    lower = 0x1000 - (walk.va & 0xFFF)
+    wide = walk.access.size > 8 and walk.second is not None and not walk.completed
+    if not wide or not 0 < observation.stored <= lower:
+        return None
+    return dataclasses.replace(observation, stored=0)
+
+
 def _implicit_with_ac(
     memory: PhysicalMemory, prediction: Walk, observation: Observation
 ) -> Observation | None:
@@ -283,6 +294,27 @@ KNOWN: Final[tuple[Known, ...]] = (
                 "0x4000": "0x5007",
             },
             "access": {"va": "0x0", "size": 8, "implicit": True},
+        },
+    ),
+    Known(
+        "lower-part-stored",
+        "unicorn",
+        _UNICORN,
+        "SPLIT",
+        "QEMU's TCG makes a write of more than 8 bytes in parts (movups 8 and 8, fstp 8 and 2, "
+        "fnstenv 4 each), and stores each before it translates the next. The SDM allows that of "
+        "x87 and SSE instructions (volume 3A, 'Guaranteed Atomic Operations'); SPLIT does not.",
+        _lower_part_stored,
+        {
+            "cpu": {"cr3": "0x1000"},
+            "ram": "0x10000",
+            "memory": {
+                "0x1000": "0x2007",
+                "0x2000": "0x3007",
+                "0x3000": "0x4007",
+                "0x4000": "0x5067",
+            },
+            "access": {"va": "0xff8", "kind": "write", "size": 16},
         },
     ),
 )

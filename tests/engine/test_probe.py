@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from unicorn import UC_ARCH_X86, UC_MODE_64, Uc, UcError, x86_const
 
 from harness.cpu import CR4, EFER, RFLAGS, CpuFeatures
 from harness.errors import InputError
@@ -146,6 +147,105 @@ def test_a_read_over_a_page_boundary(tables: Tables, ask: Watch) -> None:
     tables.memory.write(tables.frame(17) + 0xFFE, b"\x01\x02")
     tables.memory.write(tables.frame(1), b"\x03\x04")
     assert ask(tables.page(2) - 2, READ[4]).value == 0x0403_0201
+
+
+WIDE = [("read", 6), ("read", 10), ("read", 16), ("write", 10), ("write", 16), ("write", 28)]
+
+
+@pytest.mark.parametrize(("kind", "size"), WIDE)
+@pytest.mark.parametrize("stack", [False, True])
+@pytest.mark.parametrize("cpl", [0, 3])
+def test_a_wide_access_within_a_page(
+    tables: Tables, ask: Watch, kind: str, size: int, stack: bool, cpl: int
+) -> None:
+    leaf = tables.leaf(1, tables.frame(1) | P | W | U)
+    data = bytes(range(1, 1 + size))
+    tables.memory.write(tables.frame(1) + 0x101, data)
+    access = Access(AccessKind(kind), size=size, stack=stack)
+    # x87 and SSE work whatever CR0.TS, CR0.EM and CR4.OSFXSR are: paging is what is asked about.
+    seen = ask(tables.page(1) + 0x101, access, cpl=cpl, cr0=0x8000_003F)
+    expected = int.from_bytes(data, "little") if kind == "read" and size != 6 else None
+    assert seen == Observation(
+        Outcome.MAPPED,
+        pa=tables.frame(1) + 0x101,
+        value=expected,
+        changed=chain(tables, leaf, A | D if kind == "write" else A),
+    )
+
+
+@pytest.mark.parametrize(
+    ("kind", "size", "before"),
+    [(kind, size, before) for kind, size in WIDE for before in range(1, size)],
+)
+def test_a_wide_access_over_a_page_boundary(
+    tables: Tables, ask: Watch, kind: str, size: int, before: int
+) -> None:
+    access = Access(AccessKind(kind), size=size)
+    bits = A | D if kind == "write" else A
+    first = tables.leaf(1, tables.frame(1) | P | W)
+    second = tables.leaf(2, tables.frame(20) | P | W)
+    for number in (1, 20):
+        tables.memory.write(tables.frame(number), b"\x77" * 0x1000)
+    va = tables.page(2) - before
+    seen = ask(va, access)
+    assert (seen.outcome, seen.pa) == (Outcome.MAPPED, tables.frame(1) + 0x1000 - before)
+    assert seen.changed == chain(tables, first, bits) | {second: bits}
+    tables.leaf(2, 0)
+    seen = ask(va, access)
+    assert (seen.outcome, seen.cr2) == (Outcome.PAGE_FAULT, tables.page(2))
+    tables.leaf(1, 0)
+    assert ask(va, access).cr2 == va
+
+
+@pytest.mark.parametrize(
+    ("size", "before", "stored"),
+    [
+        *((8, before, 0) for before in range(1, 8)),
+        (16, 7, 0),
+        *((16, before, 8) for before in range(8, 16)),
+        (10, 8, 8),
+        (10, 9, 8),
+        (28, 27, 24),
+        (28, 3, 0),
+    ],
+)
+def test_a_wide_write_that_faults_leaves_its_first_parts(
+    tables: Tables, ask: Watch, size: int, before: int, stored: int
+) -> None:
+    """SPLIT says that nothing is stored; Unicorn makes wide writes in parts."""
+    tables.leaf(1, tables.frame(1) | P | W)
+    tables.memory.write(tables.frame(1), b"\x77" * 0x1000)
+    access = Access(AccessKind.WRITE, size=size)
+    assert ask(tables.page(2) - before, access).stored == stored
+    tables.leaf(2, tables.frame(20) | P | W)
+    assert ask(tables.page(2) - before, access).stored == 0
+
+
+def test_a_wide_write_does_not_overwrite_its_own_walk(tables: Tables, ask: Watch) -> None:
+    """The lower page is the page table, whose last word translates the upper page."""
+    base = tables.page(0x1FE)
+    tables.leaf(0x1FE, tables.PT | P | W)
+    tables.leaf(0x1FF, tables.frame(20) | P | W)
+    seen = ask(base + 0xFF8, Access(AccessKind.WRITE, size=16))
+    assert (seen.outcome, seen.reason) == (
+        Outcome.UNSUPPORTED,
+        "Unicorn makes a write of more than 8 bytes in parts, and the lower page's part would "
+        "overwrite an entry that translates the upper page",
+    )
+    seen = ask(base + 0xFF9, WRITE[8])
+    assert seen.changed == chain(tables, tables.PT + 8 * 0x1FE, A | D) | {
+        tables.PT + 8 * 0x1FF: A | D
+    }
+
+
+@pytest.mark.parametrize("code", ["c5fc1006", "62f17c481006", "660f38f806"])
+def test_this_engine_has_no_avx_and_no_movdir64b(code: str) -> None:
+    """That is why a probe of 32 or 64 bytes is refused."""
+    uc = Uc(UC_ARCH_X86, UC_MODE_64, x86_const.UC_CPU_X86_ICELAKE_SERVER)
+    uc.mem_map(0, 0x4000)
+    uc.mem_write(0, bytes.fromhex(code))
+    with pytest.raises(UcError, match="UC_ERR_INSN_INVALID"):
+        uc.emu_start(0, 8)
 
 
 @pytest.mark.parametrize("size", [2, 4, 8])
@@ -352,8 +452,12 @@ def test_walks_through_every_slot_can_be_probed(tables: Tables, ask: Watch) -> N
     ("access", "reason"),
     [
         (Access(AccessKind.FETCH, size=2), "a fetch probe is one byte wide"),
-        (Access(AccessKind.READ, size=3), "a probe reads or writes 1, 2, 4 or 8 bytes, not 3"),
-        (Access(AccessKind.WRITE, size=16), "a probe reads or writes 1, 2, 4 or 8 bytes, not 16"),
+        (Access(AccessKind.READ, size=3), "a probe reads 1, 2, 4, 6, 8, 10 or 16 bytes, not 3"),
+        (Access(AccessKind.READ, size=64), "a probe reads 1, 2, 4, 6, 8, 10 or 16 bytes, not 64"),
+        (
+            Access(AccessKind.WRITE, size=32),
+            "a probe writes 1, 2, 4, 8, 10, 16 or 28 bytes, not 32",
+        ),
         (
             Access(AccessKind.READ, size=4, implicit=True),
             "an implicit access is probed as a descriptor read: kind read, size 8",

@@ -178,6 +178,11 @@ class Core:
         self.restore()
         self.flush()
 
+    def keep(self) -> None:
+        """Make what the CPU is now what :meth:`power_on` makes it."""
+        self.save()
+        self._power_on = bytes(self.state)
+
     def template(self, cpu: CpuState) -> bytes:
         """Return the pristine context of a CPU state, before anything ran on it.
 

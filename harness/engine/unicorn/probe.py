@@ -8,6 +8,7 @@ bytes that a write overwrote.
 from __future__ import annotations
 
 import ctypes
+from typing import NamedTuple
 
 from unicorn import (
     UC_ERR_FETCH_PROT,
@@ -22,26 +23,21 @@ from unicorn import (
 from unicorn import x86_const as x86
 
 from harness.asm import assemble
-from harness.cpu import CpuState
+from harness.cpu import CR0, CR4, CpuState
 from harness.engine.unicorn.core import Core, Layout, Scratch, slot_base, unsupported_state
 from harness.engine.unicorn.library import FLUSH_TLB, LIB
+from harness.engine.unicorn.snippets import (
+    SNIPPETS,
+    WIDEST_AT_ONCE,
+    key_of,
+    unsupported_access,
+)
 from harness.errors import EngineError
 from harness.memory import PhysicalMemory
 from harness.outcome import Access, AccessKind, Observation, Outcome
 
-__all__ = ["Prober", "unsupported_access"]
+__all__ = ["Prober"]
 
-_SNIPPETS: dict[tuple[str, int, bool, bool], str] = {
-    (kind, size, False, stack): text.format(register=register, pointer=pointer)
-    for kind, text in (
-        ("read", "mov {register}, [{pointer}]"),
-        ("write", "mov [{pointer}], {register}"),
-    )
-    for size, register in ((1, "al"), (2, "ax"), (4, "eax"), (8, "rax"))
-    for stack, pointer in ((False, "rsi"), (True, "rsp"))
-}
-# Loading a segment register makes the CPU itself read a descriptor from the GDT.
-_SNIPPETS["read", 8, True, False] = "mov fs, eax"
 _SNIPPET_BYTES = 16
 _SELECTOR = 8
 _WRITTEN = 0xA5A5_A5A5_A5A5_A5A5
@@ -68,16 +64,23 @@ _PROT = {
 _Seen = tuple[Outcome, int | None, int | None, int | None, int | None]
 """Outcome, error code, CR2, physical address, value."""
 
+_OSFXSR, _EM, _TS = int(CR4.OSFXSR), int(CR0.EM), int(CR0.TS)
+_IN_PARTS_OVER_ITS_OWN_WALK = (
+    "Unicorn makes a write of more than 8 bytes in parts, and the lower page's part would "
+    "overwrite an entry that translates the upper page"
+)
 
-def unsupported_access(access: Access) -> str | None:
-    """Say why no probe makes such an access, or None when one does."""
-    if access.is_fetch:
-        return None if access.size == 1 else "a fetch probe is one byte wide"
-    if (access.kind.value, access.size, access.implicit, access.stack) in _SNIPPETS:
-        return None
-    if access.implicit:
-        return "an implicit access is probed as a descriptor read: kind read, size 8"
-    return f"a probe reads or writes 1, 2, 4 or 8 bytes, not {access.size}"
+
+class _Ahead(NamedTuple):
+    """What a write over a page boundary finds on its second page, before anything happened.
+
+    ``pa`` and ``data`` are the bytes there, ``pa`` None when they are not to be had; ``entries``
+    are the words that the second page's translation reads, as that translation leaves them.
+    """
+
+    pa: int | None
+    data: bytes
+    entries: dict[int, int]
 
 
 class _Events:
@@ -106,7 +109,7 @@ class Prober:
         self._scratch = scratch
         self._words = memory.words.data
         self._code: dict[tuple[str, int, bool, bool], tuple[int, int]] = {}
-        for number, (key, text) in enumerate(_SNIPPETS.items()):
+        for number, (key, text) in enumerate(SNIPPETS.items()):
             code = assemble(text, base=0).code
             at = Scratch.CODE + number * _SNIPPET_BYTES
             scratch.put(at, code)
@@ -120,8 +123,10 @@ class Prober:
         self._last_cpu: CpuState | None = None
         self._last_template = b""
         self._last_reason: str | None = None
+        self._last_wide: bytes | None = None
         self._fetcher: Core | None = None
         self._data = core = self._new_core()
+        self._prepare_wide(core)
         core.uc.hook_add(UC_HOOK_MEM_WRITE, self._on_write)
         self._rax = core.at.registers // 8
         self._rsp = self._rax + 4
@@ -141,12 +146,12 @@ class Prober:
             if self._last_reason is None:
                 self._last_template = self._data.template(cpu)
             self._last_cpu = cpu
+            self._last_wide = None
         if self._last_reason is not None:
             return Observation(Outcome.UNSUPPORTED, reason=self._last_reason)
         if access.is_fetch:
             return self._fetch(cpu, va, access)
-        key = (access.kind.value, access.size, access.implicit, access.stack)
-        code = self._code.get(key)
+        code = self._code.get(key_of(access))
         if code is None:
             return Observation(Outcome.UNSUPPORTED, reason=unsupported_access(access))
         return self._access(cpu, va, access, code)
@@ -176,7 +181,7 @@ class Prober:
         try:
             if spans and access.is_write:
                 second = self._second_page(cpu, last, access)
-            core.state[:] = self._last_template
+            core.state[:] = self._template(access)
             if access.implicit:
                 self._aim_gdt(core, va)
             else:
@@ -186,22 +191,26 @@ class Prober:
             LIB.uc_ctl(core.handle, FLUSH_TLB)
             error = LIB.uc_emu_start(core.handle, base + code[0], base + code[1], 0, 0)
             after = [words[i] for i in chain]
+            left = 0
             if events.after is not None:
+                if second is not None and self._hits_its_own_walk(access):
+                    return Observation(Outcome.UNSUPPORTED, reason=_IN_PARTS_OVER_ITS_OWN_WALK)
+                left = 0 if events.vector is None else self._stored()
                 self._before_the_store(after, events.after, second)
             result = self._judge(core, va, last, access, error, spans)
         finally:
             words[borrowed] = lent
-            if second is not None:
-                events.overwritten.append(second[:2])
-            for pa, data in events.overwritten:
+            if second is not None and second.pa is not None:
+                events.overwritten.append((second.pa, second.data))
+            for pa, data in reversed(events.overwritten):
                 self._put_back(pa, data)
             for i, old in zip(chain, before, strict=True):
                 words[i] = old
-        return self._observation(result, chain, before, after)
+        if result[0].has_pa:
+            left = 0
+        return self._observation(result, chain, before, after, left)
 
-    def _before_the_store(
-        self, after: list[int], read: list[int], second: tuple[int, bytes, dict[int, int]] | None
-    ) -> None:
+    def _before_the_store(self, after: list[int], read: list[int], second: _Ahead | None) -> None:
         """Correct entries that the store itself may have hit: as translation left them.
 
         :param after: all entries after the access.
@@ -210,12 +219,43 @@ class Prober:
         """
         own = len(read)
         after[:own] = read
-        if second is not None and second[2]:
-            first = dict(zip(self._chain, read, strict=False))
-            for at in range(own, len(after)):
-                i = self._chain[at]
-                if i in second[2]:
-                    after[at] = second[2][i] | first.get(i, 0)
+        if second is None:
+            return
+        hit = self._words_hit()
+        if second.pa is not None:
+            hit |= self._words_of(second.pa, len(second.data))
+        first = dict(zip(self._chain, read, strict=False))
+        for at in range(own, len(after)):
+            i = self._chain[at]
+            if i in hit:
+                after[at] = second.entries[i] | first.get(i, 0)
+
+    def _hits_its_own_walk(self, access: Access) -> bool:
+        """Whether the lower page's part was stored before the upper page's walk read it."""
+        if access.size <= WIDEST_AT_ONCE:
+            return False
+        pa = self._events.overwritten[0][0]
+        lower = self._words_of(pa, 0x1000 - (pa & 0xFFF))
+        return not lower.isdisjoint(self._chain[self._own :])
+
+    def _words_hit(self) -> set[int]:
+        hit: set[int] = set()
+        for pa, data in self._events.overwritten:
+            hit |= self._words_of(pa, len(data))
+        return hit
+
+    def _words_of(self, pa: int, size: int) -> set[int]:
+        """Return the indices of the words of RAM that some bytes lie in."""
+        offset = self._memory.offset(pa)
+        return set() if offset < 0 else set(range(offset >> 3, (offset + size - 1 >> 3) + 1))
+
+    def _stored(self) -> int:
+        """Count the bytes that are not as they were before the access."""
+        return sum(
+            new != old
+            for pa, data in self._events.overwritten
+            for new, old in zip(self._peek(pa, len(data)) or data, data, strict=True)
+        )
 
     def _fetch(self, cpu: CpuState, va: int, access: Access) -> Observation:
         if access.size != 1:
@@ -275,7 +315,8 @@ class Prober:
                 or (events.vector == 13 and events.error_code != 0)
                 or (events.vector == 14 and bool(events.error_code & _ERROR_W))
             )
-        return False
+        # A far pointer was read, and its selector names no descriptor.
+        return access.size == 6 and events.vector == 13 and events.error_code != 0
 
     def _mapped(self, core: Core, va: int, last: int, access: Access, spans: bool) -> _Seen:
         kind = access.kind
@@ -283,8 +324,7 @@ class Prober:
         if access.implicit:
             self._supervise(core)
         elif kind is AccessKind.READ:
-            LIB.uc_reg_read(core.handle, x86.UC_X86_REG_RAX, self._value_at)
-            value = self._value.value & ((1 << 8 * access.size) - 1)
+            value = self._value_read(core, access.size)
         pa = core.translate(va, _PROT[kind])
         if pa is None:
             raise EngineError(f"Unicorn mapped {va:#x} for a {kind} and then did not")
@@ -295,6 +335,17 @@ class Prober:
             if second is not None and self._memory.offset(second) < 0:
                 return Outcome.NO_MEMORY, None, None, second, None
         return Outcome.MAPPED, None, None, pa, value
+
+    def _value_read(self, core: Core, size: int) -> int | None:
+        if size == 6:  # a selector that names no descriptor is not kept
+            return None
+        if size == 10:
+            mantissa, exponent = core.uc.reg_read(x86.UC_X86_REG_FP7)  # pushed on an empty stack
+            return int(mantissa) | int(exponent) << 64
+        if size == 16:
+            return int(core.uc.reg_read(x86.UC_X86_REG_XMM0))
+        LIB.uc_reg_read(core.handle, x86.UC_X86_REG_RAX, self._value_at)
+        return self._value.value & ((1 << 8 * size) - 1)
 
     def _hole_in_walk(self, core: Core, va: int, access: Access, spans: bool) -> int | None:
         """Where a walk that ended in a fault had read a table outside RAM."""
@@ -307,7 +358,7 @@ class Prober:
         return holes[0] & ~7 if holes else None
 
     def _observation(
-        self, seen: _Seen, chain: list[int], before: list[int], after: list[int]
+        self, seen: _Seen, chain: list[int], before: list[int], after: list[int], stored: int = 0
     ) -> Observation:
         """Add the entries that changed."""
         changed = {
@@ -315,7 +366,7 @@ class Prober:
             for i, old, new in zip(chain, before, after, strict=True)
             if old != new
         }
-        return Observation(*seen, changed)
+        return Observation(*seen, changed, stored=stored)
 
     def _address_of(self, index: int) -> int:
         """Return the physical address of a word of the buffer."""
@@ -343,31 +394,42 @@ class Prober:
             core.uc.reg_write(x86.UC_X86_REG_EFLAGS, flags & ~_AC)
         core.flush()
 
-    def _second_page(
-        self, cpu: CpuState, last: int, access: Access
-    ) -> tuple[int, bytes, dict[int, int]] | None:
-        """Look ahead at what a write over the page boundary overwrites on its second page.
-
-        :returns: the physical address, the bytes, and those words among them (by index) that the
-            second page's translation reads, as that translation leaves them
-        """
+    def _second_page(self, cpu: CpuState, last: int, access: Access) -> _Ahead:
+        """Look ahead at what a write over the page boundary finds and overwrites there."""
         core = self._data
         core.state[:] = self._last_template
         core.restore()
         core.flush()
         touched = self._chain_of(cpu, last)
         before = [self._words[i] for i in touched]
-        page = last & ~0xFFF & _MASK
-        pa = core.translate(page, _PROT[access.kind])
-        after = [self._words[i] for i in touched]
+        pa = core.translate(last & ~0xFFF & _MASK, _PROT[access.kind])
+        entries = {i: self._words[i] for i in touched}
         for i, value in zip(touched, before, strict=True):
             self._words[i] = value
         self._events.holes.clear()
         if pa is None or self._memory.offset(pa) < 0:
-            return None
-        stored = self._memory.offset(pa) >> 3  # at most 7 bytes from the start of a page
-        over = {i: value for i, value in zip(touched, after, strict=True) if i == stored}
-        return pa, self._memory.read(pa, (last & 0xFFF) + 1), over
+            return _Ahead(None, b"", entries)
+        return _Ahead(pa, self._memory.read(pa, (last & 0xFFF) + 1), entries)
+
+    def _template(self, access: Access) -> bytes:
+        """Return the pristine context for an access, SSE and x87 on where it needs them."""
+        cpu = self._last_cpu
+        assert cpu is not None
+        if access.size <= WIDEST_AT_ONCE or (cpu.cr4 & _OSFXSR and not cpu.cr0 & (_EM | _TS)):
+            return self._last_template
+        if self._last_wide is None:
+            self._last_wide = self._data.template(
+                cpu.replace(cr0=cpu.cr0 & ~(_EM | _TS), cr4=cpu.cr4 | _OSFXSR)
+            )
+        return self._last_wide
+
+    @staticmethod
+    def _prepare_wide(core: Core) -> None:
+        """Give XMM0 what wide writes store, and far pointers no descriptor to load."""
+        core.uc.reg_write(x86.UC_X86_REG_XMM0, _WRITTEN << 64 | _WRITTEN)
+        for table in (x86.UC_X86_REG_GDTR, x86.UC_X86_REG_LDTR):
+            core.uc.reg_write(table, (0, 0, 0, 0))
+        core.keep()
 
     def _chain_of(self, cpu: CpuState, va: int) -> list[int]:
         """Word indices that any walk of `va` could read, whatever their bits say.
