@@ -19,12 +19,12 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from operator import index
 from pathlib import Path
-from typing import Any, Final, Self
+from typing import Any, Final, Self, TypeVar
 
 from harness.address import VirtAddr
 from harness.cpu import CpuState
@@ -37,9 +37,16 @@ from harness.walk import Walk
 __all__ = [
     "DEFAULT_RAM",
     "Case",
+    "access_from_json",
+    "access_to_json",
+    "case_error",
+    "memory_from_json",
+    "memory_to_json",
     "observation_to_json",
     "prediction_to_json",
+    "ram_to_json",
     "read_cases",
+    "read_lines",
     "write_cases",
 ]
 
@@ -49,6 +56,9 @@ DEFAULT_RAM: Final = 64 << 20
 # A case of 200,000 words; far more than any walk reads.
 _MAX_LINE: Final = 8 << 20
 _MAX_MESSAGE: Final = 400
+_ACCESS_KEYS: Final = ("kind", "size", "implicit", "stack")
+
+_Question = TypeVar("_Question")
 
 
 @dataclass(frozen=True, slots=True, init=False)
@@ -102,47 +112,24 @@ class Case:
         """
         try:
             case = obj("a case", data, required=["access"], optional=["cpu", "ram", "memory"])
-            words = obj("memory", case.get("memory", {}))
-            memory = {
-                number("an address in memory", pa): number(f"the word at {pa}", word)
-                for pa, word in words.items()
-            }
-            if len(memory) != len(words):
-                raise CaseError("an address must occur once in memory, and one occurs twice")
-            asked = obj(
-                "access",
-                case["access"],
-                required=["va"],
-                optional=["kind", "size", "implicit", "stack"],
-            )
+            asked = obj("access", case["access"], required=["va"], optional=_ACCESS_KEYS)
             return cls(
                 CpuState.from_json(case.get("cpu", {}), default=default),
                 ram(case.get("ram", DEFAULT_RAM)),
-                memory,
+                memory_from_json("memory", case.get("memory", {})),
                 number("va", asked["va"]),
                 _access(asked),
             )
         except InputError as error:
-            raise _case_error(error) from error
+            raise case_error(error) from error
 
     def to_json(self) -> dict[str, Any]:
         """Return the JSON object that :meth:`from_json` turns into an equal case."""
-        asked: dict[str, Any] = {
-            "va": f"{self.va:#x}",
-            "kind": str(self.access.kind),
-            "size": self.access.size,
-        }
-        for name in ("implicit", "stack"):
-            if getattr(self.access, name):
-                asked[name] = True
-        from_zero = len(self.ram) == 1 and self.ram[0].base == 0
         return {
             "cpu": self.cpu.to_json(),
-            "ram": f"{self.ram[0].size:#x}"
-            if from_zero
-            else [[f"{base:#x}", f"{size:#x}"] for base, size in self.ram],
-            "memory": {f"{pa:#x}": f"{word:#x}" for pa, word in sorted(self.memory.items())},
-            "access": asked,
+            "ram": ram_to_json(self.ram),
+            "memory": memory_to_json(self.memory),
+            "access": access_to_json(self.va, self.access),
         }
 
     def line(self) -> str:
@@ -163,7 +150,7 @@ def _regions(regions: tuple[tuple[int, int], ...]) -> tuple[Region, ...]:
     try:
         return PhysicalMemory(regions).regions
     except InputError as error:
-        raise _case_error(error) from error
+        raise case_error(error) from error
 
 
 def _u64(name: str, value: int) -> int:
@@ -184,7 +171,60 @@ def _access(asked: Mapping[str, Any]) -> Access:
     )
 
 
-def _case_error(error: InputError) -> CaseError:
+def access_from_json(data: object) -> tuple[int, Access, int | None]:
+    """Return the address, the access, and the value that it stores, of a scenario's access.
+
+    :raises InputError: for an unknown key, or a value that cannot be.
+    """
+    asked = obj("access", data, required=["va"], optional=[*_ACCESS_KEYS, "value"])
+    access = _access(asked)
+    value = None
+    if "value" in asked:
+        value = number("value", asked["value"])
+        if not access.is_write:
+            raise CaseError(f"an access with a value must be a write, not a {access.kind}")
+    return number("va", asked["va"]), access, value
+
+
+def access_to_json(va: int, access: Access) -> dict[str, Any]:
+    """Return the ``access`` object of a case."""
+    asked: dict[str, Any] = {"va": f"{va:#x}", "kind": str(access.kind), "size": access.size}
+    for name in ("implicit", "stack"):
+        if getattr(access, name):
+            asked[name] = True
+    return asked
+
+
+def memory_from_json(name: str, data: object) -> dict[int, int]:
+    """Return the words that a ``memory`` object describes.
+
+    :param name: what an error calls the object.
+    :raises InputError: for a word or an address that is none.
+    """
+    words = obj(name, data)
+    memory = {
+        number(f"an address in {name}", pa): number(f"the word at {pa}", word)
+        for pa, word in words.items()
+    }
+    if len(memory) != len(words):
+        raise CaseError(f"an address must occur once in {name}, and one occurs twice")
+    return memory
+
+
+def memory_to_json(memory: Mapping[int, int]) -> dict[str, str]:
+    """Return the ``memory`` object of a case, in the order of addresses."""
+    return {f"{pa:#x}": f"{word:#x}" for pa, word in sorted(memory.items())}
+
+
+def ram_to_json(regions: tuple[Region, ...]) -> str | list[list[str]]:
+    """Return the ``ram`` of a case: a size, or a list of ``[base, size]``."""
+    if len(regions) == 1 and regions[0].base == 0:
+        return f"{regions[0].size:#x}"
+    return [[f"{base:#x}", f"{size:#x}"] for base, size in regions]
+
+
+def case_error(error: InputError) -> CaseError:
+    """Return the CaseError that says what another error says, in few enough words."""
     message = error.message if isinstance(error, CaseError) else str(error)
     if len(message) > _MAX_MESSAGE:
         message = f"{message[:_MAX_MESSAGE]}..."
@@ -199,6 +239,18 @@ def read_cases(path: str | os.PathLike[str], *, default: CpuState | None = None)
     :raises CaseError: for the first line that is no case, with the file and the line; also when
         the file cannot be read or holds no case.
     """
+    return read_lines(path, lambda data: Case.from_json(data, default=default))
+
+
+def read_lines(
+    path: str | os.PathLike[str], question: Callable[[object], _Question]
+) -> Iterator[_Question]:
+    """Read a file of JSON lines, line by line as the iterator is advanced.
+
+    :param path: the file.
+    :param question: makes of a line's JSON what it stands for.
+    :raises CaseError: as :func:`read_cases`.
+    """
     path = Path(path)
     line_number = 0
     found = False
@@ -210,11 +262,11 @@ def read_cases(path: str | os.PathLike[str], *, default: CpuState | None = None)
                     continue
                 if len(line) > _MAX_LINE:
                     raise CaseError(f"a case must be at most {_MAX_LINE} bytes long")
-                case = Case.from_json(loads(line.rstrip(b"\r\n")), default=default)
+                asked = question(loads(line.rstrip(b"\r\n")))
                 found = True
-                yield case
+                yield asked
     except InputError as error:
-        raise _case_error(error).at(path, line_number) from error
+        raise case_error(error).at(path, line_number) from error
     except OSError as error:
         raise CaseError(
             f"the file must be readable: {error.strerror or error}", path=path
