@@ -1,0 +1,1 @@
+"""Random questions: what the matrix does not enumerate."""
