@@ -44,11 +44,9 @@ ROWS = 0x2000
 MOST_WORDS = 8
 """Words that one row may edit: as many as there are registers left for their addresses."""
 
-# Columns in the engine's frames, ROWS words each: what to write, the value, what was found.
-_COLUMNS = 0x2_0000
-_COLUMN = 8 * ROWS
-_VALUE = MOST_WORDS * _COLUMN
-_FOUND = _VALUE + _COLUMN
+# Rows in the engine's frames: what to write, the value, what was found. A row stays within few
+# pages, since INVLPG of a part of a large page empties the whole TLB (unicorn 2.1.4, cputlb.c).
+_ROWS = 0x2_0000
 # Offsets in the borrowed slot: what the supervisor sees in its third 2 MiB are the edited frames.
 _WINDOW = 0x40_0000
 _WINDOW_TABLE = 0x6000
@@ -78,9 +76,9 @@ next:
 {twice}
 {enter}
 resume:
-    mov [rdi + {value:#x}], rax
+    mov [rdi + {value}], rax
 {log}
-    add rdi, 8
+    add rdi, {stride}
     dec rbx
     jnz next
 done:
@@ -118,7 +116,7 @@ _OUTCOMES = {12: Outcome.STACK_FAULT, 13: Outcome.GENERAL_PROTECTION, 14: Outcom
 # columns begin, the *_AT which words of the context hold what.
 HANDLE, SAVED, CONTEXT, FAULT, CR2, START, FIRST, SECOND, RESUME = range(9)
 RIP_AT, ROW_AT, CR2_AT, ERROR_AT, ERROR_SHIFT, PREVIOUS_AT, PREVIOUS_MASK = range(9, 16)
-CPL_AT, CPL_MASK, HEADER = range(16, 19)
+CPL_AT, CPL_MASK, STRIDE, HEADER = range(16, 20)
 
 _Array = NDArray[np.uint64]
 
@@ -135,7 +133,7 @@ def on_exception(s: _Array, vector: int) -> None:
         s[rip] = s[SECOND]
     else:
         if vector != _BREAKPOINT:
-            row = (s[context + s[ROW_AT]] - s[START]) >> 3
+            row = (s[context + s[ROW_AT]] - s[START]) // s[STRIDE]
             code = s[context + s[ERROR_AT]] >> s[ERROR_SHIFT] & 0xFFFF_FFFF
             s[s[FAULT] + row] = code | vector << 32
             s[s[CR2] + row] = s[context + s[CR2_AT]]
@@ -153,7 +151,7 @@ class EntryLoop:
         self._layout = layout
         self._scratch = scratch
         self._core = core = Core(memory, layout, scratch)
-        self._columns = scratch.words[_COLUMNS >> 3 :]
+        self._rows = scratch.words[_ROWS >> 3 :]
         context = -(-core.at.size // 8)
         self._s = np.zeros(HEADER + 2 * ROWS + context, np.uint64)
         self._found = self._s[HEADER : HEADER + ROWS]
@@ -221,10 +219,10 @@ class EntryLoop:
         before = [(pa, memory.read_u64(pa)) for pa in (*at, *landings)]
         for number, pa in enumerate(landings):
             memory.write_u64(pa, _stamp(number))
-        for number in range(len(at)):
-            self._column(number)[:count] = entries[number]
-        for number in range(len(at), len(edited)):
-            self._column(number)[:count] = _stamp(number - len(at))
+        words = len(edited)
+        rows = self._rows[: count * _row_words(words)].reshape(count, _row_words(words))
+        rows[:, : len(at)] = entries.T
+        rows[:, len(at) : words] = [_stamp(number) for number in range(words - len(at))]
         slot = _free_slot(va, cpu.levels, edited)
         borrowed = cpu.root + 8 * slot
         lent = memory.read_u64(borrowed)
@@ -241,10 +239,10 @@ class EntryLoop:
         if self._failures:
             raise self._failures.pop()
         core.save()
-        end = self._start(slot, cpu) + 8 * count
+        end = self._start(slot, cpu) + rows.nbytes
         if error or core.q[core.at.registers // 8 + _RDI] != end:
             return False
-        self._collect(access, va, len(at), landings, count, out)
+        self._collect(access, va, rows[:, words], rows[:, words + 1 :].T, landings, out)
         return True
 
     def _prepare(
@@ -264,7 +262,7 @@ class EntryLoop:
         user = base + Scratch.USER
         start = self._start(slot, cpu)
         self._found[:count] = 0
-        s[START] = start
+        s[START], s[STRIDE] = start, 8 * _row_words(len(edited))
         s[FIRST] = base + loop["first"] if twice else NOTHING
         s[SECOND] = base + loop["second"] if twice else NOTHING
         s[RESUME] = base + loop["resume"]
@@ -288,11 +286,12 @@ class EntryLoop:
         self,
         access: Access,
         va: int,
-        words: int,
+        value: NDArray[np.uint64],
+        after: NDArray[np.uint64],
         landings: Sequence[int],
-        count: int,
         out: EntryObservations,
     ) -> None:
+        count, words = len(value), len(out.after)
         found = self._found[:count]
         vectors = found >> np.uint64(32)
         faulted = found != 0
@@ -303,14 +302,12 @@ class EntryLoop:
                 out.outcome[vectors == vector] = outcome.code
         out.error_code[:] = found
         out.cr2[:] = np.where(vectors == 14, self._cr2[:count], 0)
-        for number in range(words):
-            out.after[number] = self._column(_FOUND // _COLUMN + number)[:count]
+        out.after[:] = after[:words]
         out.pa[:] = UNKNOWN_PA
         inside = np.uint64((1 << 8 * access.size) - 1)
-        value = self._column(_VALUE // _COLUMN)[:count]
         for number, pa in enumerate(landings):
             if access.is_write:
-                landed = self._column(_FOUND // _COLUMN + words + number)[:count] != _stamp(number)
+                landed = after[words + number] != _stamp(number)
             elif access.is_fetch:
                 landed = value == np.uint64(_TOKEN + number + 1)
             else:
@@ -319,11 +316,8 @@ class EntryLoop:
                 ) & inside == 0
             out.pa[landed & ~faulted] = pa + (va & 7)
 
-    def _column(self, number: int) -> NDArray[np.uint64]:
-        return self._columns[number * ROWS : (number + 1) * ROWS]
-
     def _start(self, slot: int, cpu: CpuState) -> int:
-        return slot_base(slot, cpu.replace(cpl=0)) + _COLUMNS
+        return slot_base(slot, cpu.replace(cpl=0)) + _ROWS
 
     def _template(self, cpu: CpuState) -> bytes:
         """Return the state in which the loop starts: ring 0, and able to SYSRET."""
@@ -351,8 +345,8 @@ class EntryLoop:
         text = _ACCESSES[access.kind].format(register=register)
         write, log = [], []
         for number, name in enumerate(_REGISTERS[:words]):
-            write += [f"mov rax, [rdi + {number * _COLUMN:#x}]", f"mov [{name}], rax"]
-            log += [f"mov rax, [{name}]", f"mov [rdi + {_FOUND + number * _COLUMN:#x}], rax"]
+            write += [f"mov rax, [rdi + {8 * number}]", f"mov [{name}], rax"]
+            log += [f"mov rax, [{name}]", f"mov [rdi + {8 * (words + 1 + number)}], rax"]
         enter = _SYSRET if cpu.user else _DIRECT
         source = _TEMPLATE.format(
             write="\n".join(write),
@@ -360,7 +354,8 @@ class EntryLoop:
             twice=_TWICE.format(register=register) if twice else "",
             enter=enter.format(access=text, token=_TOKEN, flags=cpu.rflags),
             access=text,
-            value=_VALUE,
+            value=8 * words,
+            stride=8 * _row_words(words),
         )
         if self._next_code + _CODE_STEP > _CODE_END:
             self._next_code = _CODE
@@ -387,6 +382,11 @@ class EntryLoop:
         s[CPL_AT] = at.hflags // 8
         s[CPL_MASK] = NOTHING ^ 3 << (at.hflags % 8 * 8)
         s[HEADER + 2 * ROWS :].view(np.uint8)[: at.size] = self._core.state
+
+
+def _row_words(words: int) -> int:
+    """Return how many words a row has: what to write, the value, what was found."""
+    return 2 * words + 1
 
 
 def _stamp(number: int) -> int:
