@@ -28,7 +28,16 @@ from harness.memory import PhysicalMemory
 from harness.outcome import Observation, Outcome
 from harness.walk import Walk
 
-__all__ = ["Agreement", "Difference", "Field", "Judgement", "case_of", "compare", "excess"]
+__all__ = [
+    "Agreement",
+    "Difference",
+    "Field",
+    "Judgement",
+    "case_of",
+    "compare",
+    "excess",
+    "permitted",
+]
 
 _ACCESSED = int(PageTableFlags.ACCESSED)
 _DIRTY = int(PageTableFlags.DIRTY)
@@ -117,7 +126,7 @@ def compare(walk: Walk, observation: Observation) -> Agreement | Difference:
             differing.append(Field.CR2)
         if observation.pa is not None and walk.pa != observation.pa:
             differing.append(Field.PA)
-    if not _permitted(walk, observation.changed):
+    if not permitted(walk, observation.changed):
         differing.append(Field.CHANGED)
     if observation.stored and not walk.completed:
         differing.append(Field.STORED)
@@ -133,7 +142,12 @@ def compare(walk: Walk, observation: Observation) -> Agreement | Difference:
     )
 
 
-def _permitted(walk: Walk, changed: dict[int, int]) -> bool:
+def permitted(walk: Walk, changed: dict[int, int]) -> bool:
+    """Say whether the rules let an access change these bits of its entries, and no others.
+
+    :param walk: the prediction.
+    :param changed: address of an entry → the bits that changed.
+    """
     if walk.completed:
         return walk.sets == changed
     if not changed:

@@ -1,13 +1,14 @@
 """Divergences that are understood: where an engine is wrong, why, and exactly when.
 
-A :class:`Known` is registered for one engine, for versions by name, and for one rule. It does not
+A :class:`Known` is registered for one engine, a range of its versions, and one rule. It does not
 say "ignore this": its ``amend`` takes an observation and gives back what the engine would have
 answered without that one flaw. Only if the amended observation agrees with the walker is the
 difference *known*; anything else that is wrong with it still fails the run. Flaws that occur
 together are taken off one after another.
 
-Each has an example, which a test holds against the engine: when a divergence stops occurring, the
-test says so, and the registration must go::
+Each has an example. :func:`stale_registrations` asks the engine each of them again, at the end of
+a campaign and in a test: a divergence that no longer occurs is named, and its registration must
+go, or its range of versions must end::
 
     >>> [known.rule for known in KNOWN]
     ['A_ON_FAULT', 'CANONICAL', 'D', 'SMAP', 'SPLIT']
@@ -17,20 +18,33 @@ Nothing here fails; an engine or version that is not registered has no known div
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Final, Protocol
 
+from packaging.specifiers import SpecifierSet
+from packaging.version import InvalidVersion, Version
+
 from harness.check.case import Case
 from harness.check.compare import Agreement, Difference, Judgement, case_of, compare, excess
+from harness.engine import Engine, open_engine
 from harness.entry import PageTableFlags
 from harness.memory import PhysicalMemory
 from harness.outcome import Access, AccessKind, Observation, Outcome
 from harness.walk import Step, Walk, walk
 
-__all__ = ["KNOWN", "EngineIdentity", "Known", "Verdict", "explain", "judge"]
+__all__ = [
+    "KNOWN",
+    "EngineIdentity",
+    "Known",
+    "Verdict",
+    "explain",
+    "judge",
+    "stale_registrations",
+]
 
 _ACCESSED = int(PageTableFlags.ACCESSED)
 _DIRTY = int(PageTableFlags.DIRTY)
@@ -57,9 +71,11 @@ class Known:
 
     :ivar name: a word for reports.
     :ivar engine: the engine's name.
-    :ivar versions: its versions that were seen to do it.
+    :ivar versions: the versions that do it, as a range: ``==2.1.4``, ``>=2.1,<2.2``.
     :ivar rule: the rule of rules.md that it breaks.
     :ivar reason: what the engine does, and why, in a sentence.
+    :ivar source: where the reason can be read: a source file and function, a manual's section, a
+        measured fact.
     :ivar amend: memory, prediction, observation → the observation without this flaw, or None when
         the flaw has no part in it.
     :ivar example: a case that shows it, as JSON.
@@ -67,9 +83,10 @@ class Known:
 
     name: str
     engine: str
-    versions: tuple[str, ...]
+    versions: SpecifierSet
     rule: str
     reason: str
+    source: str
     amend: _Amend
     example: dict[str, Any]
 
@@ -79,8 +96,16 @@ class Known:
         return Case.from_json(self.example)
 
     def covers(self, engine: EngineIdentity) -> bool:
-        """Say whether it is registered for this very engine and version."""
-        return engine.name == self.engine and engine.version in self.versions
+        """Say whether it is registered for this engine in this version.
+
+        A version that is none (a development build's name) is covered by no range.
+        """
+        if engine.name != self.engine:
+            return False
+        try:
+            return self.versions.contains(Version(engine.version), prereleases=True)
+        except InvalidVersion:
+            return False
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,6 +170,38 @@ def _explain(
         if more:
             return (known, *more)
     return ()
+
+
+def stale_registrations(
+    engine: str | Callable[[PhysicalMemory], Engine] = "unicorn",
+    among: Iterable[Known] | None = None,
+) -> list[Known]:
+    """Return the registrations for this engine and version whose divergence no longer occurs.
+
+    Each one's example is asked again; where the engine cannot run it, the registration is not
+    stale.
+
+    :param engine: a name, or what opens an engine over a memory.
+    :param among: the registrations to look at; all of them when it is left out.
+    :raises EngineError: when the engine is missing or breaks.
+    """
+    stale = []
+    for known in KNOWN if among is None else among:
+        case = known.case
+        memory = case.build()
+        with contextlib.closing(
+            open_engine(memory, engine) if isinstance(engine, str) else engine(memory)
+        ) as cpu:
+            if not known.covers(cpu):
+                continue
+            prediction = walk(memory, case.cpu, case.va, case.access)
+            seen = cpu.probe(case.cpu, case.va, case.access)
+            if seen.outcome is Outcome.UNSUPPORTED:
+                continue
+            amended = known.amend(memory, prediction, seen)
+            if amended is None or isinstance(compare(prediction, seen), Agreement):
+                stale.append(known)
+    return stale
 
 
 def _deciding(walk: Walk) -> Walk:
@@ -223,7 +280,7 @@ def _implicit_with_ac(
     return Observation(prediction.outcome, prediction.error_code, prediction.cr2)
 
 
-_UNICORN: Final = ("2.1.4",)
+_UNICORN: Final = SpecifierSet("==2.1.4")
 
 KNOWN: Final[tuple[Known, ...]] = (
     Known(
@@ -233,6 +290,8 @@ KNOWN: Final[tuple[Known, ...]] = (
         "A_ON_FAULT",
         "QEMU 5.0.1 sets A in a PDPTE that maps a 1 GiB page before it checks bits 29:13 and the "
         "rights, while it sets A in smaller leaves only after both.",
+        "QEMU 5.0.1 target/i386/excp_helper.c, handle_mmu_fault: the PDPTE's PG_ACCESSED_MASK is "
+        "written before `if (pdpe & PG_PSE_MASK)` leaves for do_check_protect; SDM 3A 4.8.",
         _accessed_in_faulting_1g,
         {
             "cpu": {"cr3": "0x1000", "cpl": 3},
@@ -248,6 +307,8 @@ KNOWN: Final[tuple[Known, ...]] = (
         "CANONICAL",
         "QEMU's TCG does not know through which segment an access goes, and raises #GP for every "
         "non-canonical address.",
+        "facts.md, Unicorn 10 (vector 13 on data accesses); QEMU 5.0.1 target/i386/excp_helper.c, "
+        "handle_mmu_fault: a non-canonical address sets EXCP0D_GPF; SDM 1, 3.3.7.1.",
         _gp_for_ss,
         {
             "cpu": {"cr3": "0x1000"},
@@ -263,6 +324,8 @@ KNOWN: Final[tuple[Known, ...]] = (
         "D",
         "QEMU's TCG translates the lower page of a write that spans two pages, and sets D there, "
         "before it looks at the upper one; D stays set when that one faults.",
+        "QEMU 5.0.1 accel/tcg/cputlb.c, store_helper: the lower page has been filled by tlb_fill "
+        "before the upper one (page2) is; SDM 3A 4.8.",
         _dirty_of_first_page,
         {
             "cpu": {"cr3": "0x1000"},
@@ -283,6 +346,8 @@ KNOWN: Final[tuple[Known, ...]] = (
         "SMAP",
         "QEMU's cpu_mmu_index_kernel lets EFLAGS.AC = 1 switch SMAP off below CPL 3 for implicit "
         "accesses as well as for explicit ones.",
+        "QEMU 5.0.1 target/i386/cpu.h, cpu_mmu_index_kernel: AC_MASK gives MMU_KNOSMAP_IDX with no "
+        "regard to who asks; SDM 3A 4.6.1.",
         _implicit_with_ac,
         {
             "cpu": {"cr3": "0x1000", "cr4": "0x200020", "rflags": "0x40002"},
@@ -304,6 +369,8 @@ KNOWN: Final[tuple[Known, ...]] = (
         "QEMU's TCG makes a write of more than 8 bytes in parts (movups 8 and 8, fstp 8 and 2, "
         "fnstenv 4 each), and stores each before it translates the next. The SDM allows that of "
         "x87 and SSE instructions (volume 3A, 'Guaranteed Atomic Operations'); SPLIT does not.",
+        "QEMU 5.0.1 target/i386/translate.c, gen_sto_env_A0, and fpu_helper.c, helper_fstt_ST0 and "
+        "helper_fstenv: one store after another; SDM 3A 8.1.1 (9.1.1 in newer editions).",
         _lower_part_stored,
         {
             "cpu": {"cr3": "0x1000"},
