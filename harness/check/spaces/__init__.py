@@ -1,0 +1,11 @@
+"""Matrices of cases: named bits, enumerated.
+
+:class:`Classic` is what kvm-unit-tests' ``access`` enumerates, :class:`Full` what it leaves out as
+well; docs/matrix.md says what each holds. ``space.py`` is what both share, ``bits.py`` the bits,
+``cover.py`` the covering arrays, ``scenarios.py`` what needs more than one access.
+"""
+
+from harness.check.spaces.classic import Classic
+from harness.check.spaces.space import GroupInfo, Space
+
+__all__ = ["Classic", "GroupInfo", "Space"]
