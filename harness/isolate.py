@@ -205,6 +205,14 @@ class Pool:
             events.append(event)
         return events
 
+    def kill(self) -> None:
+        """End all processes; whoever waits for a call, in another thread, is told that it died.
+
+        The pool is of no use after that.
+        """
+        for worker in (*self._busy, *self._idle):
+            worker.process.kill()
+
     def close(self) -> None:
         """End all processes, whatever they are doing."""
         for worker in (*self._busy, *self._idle):
