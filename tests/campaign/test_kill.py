@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.campaign import run
-from tests.campaign.works import Steered, children
+from tests.campaign.works import Steered, alive, children
 
 ROOT = Path(__file__).parents[2]
 
@@ -43,7 +43,7 @@ class Killed:
 
 def wait_until_gone(processes: set[int]) -> None:
     until = time.monotonic() + 20
-    while any(Path(f"/proc/{pid}").exists() for pid in processes):
+    while any(alive(pid) for pid in processes):
         assert time.monotonic() < until, "a worker outlived its campaign"
         time.sleep(0.02)
 

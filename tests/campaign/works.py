@@ -154,6 +154,14 @@ def expected(count: int, broke: tuple[int, ...] = ()) -> Tally:
     return tally
 
 
+def alive(pid: int) -> bool:
+    """Tell whether a process runs; one that nobody has waited for does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
 def children(pid: int | None = None) -> set[int]:
     """Return the processes below one, this one unless told otherwise."""
     below: dict[int, set[int]] = {}
