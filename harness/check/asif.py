@@ -15,9 +15,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Final, Protocol, cast
+from typing import Final, cast
 
 from harness.address import entry_name, format_address
+from harness.check.words import Words
 from harness.cpu import CR0, CR4, EFER, RFLAGS, CpuState
 from harness.entry import ADDRESS_MASK, PageTableFlags
 from harness.errors import InputError, NoMemory
@@ -26,7 +27,7 @@ from harness.outcome import Access, AccessKind
 from harness.walk import Step, Walk, walk
 from harness.walk.scalar import reserved_bits
 
-__all__ = ["Change", "Words", "changes", "steps_of"]
+__all__ = ["Change", "changes", "steps_of"]
 
 _P = int(PageTableFlags.PRESENT)
 _RW = int(PageTableFlags.WRITABLE)
@@ -42,16 +43,6 @@ _RIGHTS: Final = {"U/S": (_US, 0), "R/W": (_RW, 0), "XD": (_XD, _XD)}
 _RIGHT_OF: Final = {"USER_US": "U/S", "USER_RW": "R/W", "WP": "R/W", "NX": "XD"}
 
 Edit = Callable[[int], int]
-
-
-class Words(Protocol):
-    """Memory as a walk sees it: a PhysicalMemory, or the words of a case."""
-
-    def read_u64(self, pa: int, /) -> int:
-        """Return a word; raises NoMemory outside RAM."""
-
-    def offset(self, pa: int, /) -> int:
-        """Return something negative when the address is not RAM."""
 
 
 class _Edited:

@@ -17,20 +17,37 @@ from __future__ import annotations
 import dataclasses
 import sys
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from contextlib import ExitStack
 from dataclasses import dataclass, field
+from typing import TypeAlias
 
 from harness.check.case import Case
+from harness.check.cause import cause_of, finding_of, told_as
 from harness.check.compare import Difference, Judgement
+from harness.check.finding import Finding
 from harness.check.generate import RAM, generate
-from harness.check.known import Verdict, judge
+from harness.check.known import EngineIdentity, Verdict, judge
 from harness.check.shrink import shrink
+from harness.check.words import words_of
 from harness.engine import Engine, open_engine
-from harness.memory import PhysicalMemory
+from harness.errors import EngineError
+from harness.memory import PhysicalMemory, Region
 from harness.outcome import Observation
 from harness.walk import Walk, walk
 
-__all__ = ["Bench", "Campaign", "exercised", "run_campaign"]
+__all__ = [
+    "Bench",
+    "Campaign",
+    "Opener",
+    "exercised",
+    "run_campaign",
+    "shrink_difference",
+    "shrink_finding",
+]
+
+Opener: TypeAlias = Callable[[PhysicalMemory], Engine]
+"""What opens an engine over a memory."""
 
 _RW, _US, _A, _D, _PS, _PAT_BIG = 0x2, 0x4, 0x20, 0x40, 0x80, 0x1000
 _ENOUGH = 10
@@ -73,13 +90,15 @@ class Bench:
     """One RAM and one engine, for any number of cases with that RAM.
 
     :param ram: the regions that every case must have.
-    :param engine: the engine's name.
+    :param engine: the engine's name, or what opens one over a memory.
     :raises EngineError: when it is missing or broken.
     """
 
-    def __init__(self, ram: Iterable[tuple[int, int]], engine: str = "unicorn") -> None:
+    def __init__(self, ram: Iterable[tuple[int, int]], engine: str | Opener = "unicorn") -> None:
         self.memory = PhysicalMemory(ram)
-        self.engine: Engine = open_engine(self.memory, engine)
+        self.engine: Engine = (
+            open_engine(self.memory, engine) if isinstance(engine, str) else engine(self.memory)
+        )
 
     def close(self) -> None:
         """Give back the engine."""
@@ -113,28 +132,85 @@ class Bench:
                 memory.write_u64(address, 0)
         return prediction, seen, verdict
 
-    def shrink(self, difference: Difference) -> Difference:
-        """Return the same difference on the smallest case that shows it.
+    def shrink(self, difference: Difference, key: str | None = None) -> Difference:
+        """Return a difference of the same cause on the smallest case that shows it.
 
         :param difference: one that has its case.
+        :param key: the cause to keep; the likeliest one when it is left out.
         """
-        assert difference.case is not None
-        found = difference
+        return shrink_difference(difference, self._benches, self.engine, key)
 
-        def differs(case: Case) -> bool:
-            nonlocal found
-            _, _, verdict = self.ask(case)
-            same = (
-                verdict.judgement is Judgement.DIVERGE
-                and verdict.difference is not None
-                and verdict.difference.kind == difference.kind
-            )
-            if same and verdict.difference is not None:
-                found = verdict.difference
-            return same
+    def _benches(self, case: Case) -> Bench | None:
+        return self if case.ram == self.memory.regions else None
 
-        shrink(difference.case, differs)
-        return found
+
+def shrink_difference(
+    difference: Difference,
+    bench_of: Callable[[Case], Bench | None],
+    engine: EngineIdentity,
+    key: str | None = None,
+) -> Difference:
+    """Return a difference of the same cause on the smallest case that shows it.
+
+    :param difference: one that has its case.
+    :param bench_of: gives the bench with a case's RAM; None where such a case shall not be tried.
+    :param engine: who observed.
+    :param key: the cause to keep; the likeliest one when it is left out.
+    """
+    assert difference.case is not None
+    case, found = difference.case, difference
+    wanted = key or cause_of(words_of(case), found.walk, found.observation, engine).keys[0]
+
+    def differs(case: Case) -> bool:
+        nonlocal found
+        bench = bench_of(case)
+        if bench is None:
+            return False
+        prediction, seen, verdict = bench.ask(case)
+        if verdict.judgement is not Judgement.DIVERGE or verdict.difference is None:
+            return False
+        same = wanted in cause_of(words_of(case), prediction, seen, engine).keys
+        if same:
+            found = verdict.difference
+        return same
+
+    shrink(case, differs)
+    return found
+
+
+def shrink_finding(finding: Finding, engine: str | Opener = "unicorn") -> Finding:
+    """Return a finding with the smallest case that shows its cause.
+
+    What has no case of one access, or no longer differs, comes back as it is. Key, count and first
+    stay; sentence, level and details are those of the small case.
+
+    :param finding: of :func:`~harness.check.cause.finding_of` or
+        :func:`~harness.check.cause.root_causes`.
+    :param engine: the engine's name, or what opens one over a memory.
+    :raises EngineError: when the engine is missing or breaks.
+    """
+    if finding.case is None or "access" not in finding.case:
+        return finding
+    benches: dict[tuple[Region, ...], Bench] = {}
+    with ExitStack() as stack:
+
+        def bench_of(case: Case) -> Bench:
+            if case.ram not in benches:
+                benches[case.ram] = stack.enter_context(Bench(case.ram, engine))
+            return benches[case.ram]
+
+        case = Case.from_json(finding.case)
+        bench = bench_of(case)
+        _, _, verdict = bench.ask(case)
+        if verdict.judgement is not Judgement.DIVERGE or verdict.difference is None:
+            return finding
+        key = finding.key.partition("|")[0]
+        try:
+            difference = shrink_difference(verdict.difference, bench_of, bench.engine, key)
+        except EngineError:
+            return finding
+        small = finding_of(difference, Verdict(Judgement.DIVERGE, difference), bench.engine)
+    return told_as(small, finding)
 
 
 def run_campaign(

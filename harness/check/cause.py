@@ -24,21 +24,21 @@ from dataclasses import dataclass
 from typing import Any, Final, cast
 
 from harness.address import entry_name, format_address
-from harness.check.asif import Change, Words, changes
-from harness.check.case import Case, observation_to_json, prediction_to_json
+from harness.check.asif import Change, changes
+from harness.check.case import observation_to_json, prediction_to_json
 from harness.check.compare import Agreement, Difference, Field, compare, excess, permitted
 from harness.check.finding import Finding
 from harness.check.known import EngineIdentity, Verdict, explain
+from harness.check.words import Words, words_of
 from harness.cpu import ErrorCode
 from harness.entry import ADDRESS_MASK, PageTableFlags
-from harness.errors import NoMemory
 from harness.memory import PhysicalMemory
 from harness.outcome import Observation, Outcome
 from harness.show.report import headline, index_of, walk_rows
 from harness.walk import RULE_TEXT, Walk
 from harness.walk.scalar import denial, error_code
 
-__all__ = ["Cause", "Explanation", "Words", "cause_of", "finding_of", "root_causes", "words_of"]
+__all__ = ["Cause", "Explanation", "cause_of", "finding_of", "root_causes", "told_as"]
 
 _A = int(PageTableFlags.ACCESSED)
 _D = int(PageTableFlags.DIRTY)
@@ -116,34 +116,6 @@ class Cause:
     def as_if(self) -> str:
         """Say what the CPU acted as if, by the likeliest cause."""
         return self.explanations[0].as_if
-
-
-class _CaseWords:
-    """The memory of a case, without its RAM."""
-
-    def __init__(self, case: Case) -> None:
-        self.case = case
-
-    def read_u64(self, pa: int) -> int:
-        if self.offset(pa) < 0:
-            raise NoMemory(pa)
-        word = self.case.memory.get(pa, 0)
-        if pa & 7:
-            low, shift = pa & ~7, 8 * (pa & 7)
-            both = self.case.memory.get(low + 8, 0) << 64 | self.case.memory.get(low, 0)
-            word = both >> shift & (1 << 64) - 1
-        return word
-
-    def offset(self, pa: int) -> int:
-        return pa if any(region.base <= pa < region.end for region in self.case.ram) else -1
-
-
-def words_of(case: Case) -> Words:
-    """Return the memory of a case as a walk sees it, without allocating its RAM.
-
-    :param case: whose words are set; all others are zero.
-    """
-    return _CaseWords(case)
 
 
 def cause_of(
@@ -611,6 +583,31 @@ def root_causes(findings: Iterable[Finding]) -> list[Finding]:
         left = [(finding, keys) for finding, keys in left if chosen not in keys]
         result.append(_merged(chosen, group))
     return sorted(result, key=lambda finding: (finding.first, finding.key))
+
+
+def told_as(small: Finding, finding: Finding) -> Finding:
+    """Return a finding as it is told on a smaller case of the same cause.
+
+    :param small: the finding of the smaller case.
+    :param finding: whose key, count and first stay.
+    """
+    key = finding.key
+    details = {**small.details}
+    for name in ("levels",):
+        if name in finding.details:
+            details[name] = finding.details[name]
+    ones = [one for one in details.get("explanations", []) if one["key"] == key.partition("|")[0]]
+    rule, level = small.rule, small.level
+    if ones:
+        rule, level = ones[0]["rule"], ones[0]["level"]
+        details["as_if"], details["rule_text"] = ones[0]["as_if"], RULE_TEXT.get(rule, "")
+    if "|" not in key and ones:
+        details["explanations"] = ones
+    elif "explanations" in finding.details:
+        details["explanations"] = finding.details["explanations"]
+    return dataclasses.replace(
+        finding, rule=rule, level=level, sentence=small.sentence, case=small.case, details=details
+    )
 
 
 def _merit(key: str, left: list[tuple[Finding, dict[str, int]]]) -> tuple[int, int, str]:

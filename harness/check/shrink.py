@@ -1,112 +1,299 @@
-"""Make a differing case small: fewer words, fewer bits, fewer features, the same difference.
+"""Make a differing case small: fewer words, fewer bits, a plainer CPU, lower addresses.
 
 :func:`shrink` tries one simplification after another and keeps those under which the two sides
-still differ in the same way (:attr:`~harness.check.compare.Difference.kind`). It ends when a whole
-round has changed nothing, so that the result is minimal: every bit that is left is needed::
+still differ for the same cause. Each kind of simplification is tried on everything at once, then
+on halves, then on smaller and smaller parts, so that most of a case goes in a few tries. It ends
+when a whole round has changed nothing: every word and every bit that is left is needed::
 
-    small = shrink(case, lambda case: differs(case) == wanted)
+    small = shrink(case, lambda case: wanted in causes(case))
     print(small.line())
+
+Tables move to 0x1000, 0x2000, ..., indices to 0, RAM becomes the default one. Nothing is random:
+the same case and the same answers give the same result.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from typing import Final, TypeVar, cast
 
-from harness.check.case import Case
-from harness.cpu import CpuState
+from harness.check.case import DEFAULT_RAM, Case
+from harness.check.words import words_of
+from harness.cpu import CR4, CpuFeatures, CpuState
+from harness.entry import ADDRESS_MASK
 from harness.errors import InputError
-from harness.outcome import Access
+from harness.memory import PhysicalMemory
+from harness.outcome import AccessKind
+from harness.walk import Walk, walk
 
 __all__ = ["shrink"]
 
+_T = TypeVar("_T")
 _DEFAULTS = CpuState()
-_REGISTERS = ("cr0", "cr4", "efer", "rflags", "pkru", "pkrs")
+_REGISTERS: Final = ("cr0", "cr4", "efer", "rflags", "pkru", "pkrs")
+_TABLE: Final = 0x1000
+_FRAME: Final = 0x7000
 
 
-def shrink(case: Case, differs: Callable[[Case], bool], *, tries: int = 5000) -> Case:
+def shrink(case: Case, differs: Callable[[Case], bool], *, tries: int = 2000) -> Case:
     """Return the smallest case found that still differs.
 
     :param case: one that differs.
-    :param differs: says whether a case still differs in the same way; it must not raise.
+    :param differs: says whether a case still differs for the same cause; it must not raise.
     :param tries: how many cases to try at most.
     """
-    left = tries
-    progress = True
-    while progress and left > 0:
-        progress = False
-        for candidate in _simpler(case):
-            left -= 1
-            if left < 0:
-                break
-            if differs(candidate):
-                case = candidate
-                progress = True
-                # The candidates of the old case are stale: begin again from the new one.
-                break
-    return case
+    shrinker = _Shrinker(case, differs, tries)
+    before = None
+    while before != shrinker.case and shrinker.left > 0:
+        before = shrinker.case
+        shrinker.round()
+    return shrinker.case
 
 
-def _simpler(case: Case) -> Iterator[Case]:
-    """Give cases that are simpler by one step, the greatest steps first."""
-    yield from _smaller_memory(case)
-    yield from _simpler_cpu(case)
-    yield from _simpler_access(case)
-    yield from _fewer_bits(case)
+class _Shrinker:
+    """The smallest case so far."""
 
+    def __init__(self, case: Case, differs: Callable[[Case], bool], tries: int) -> None:
+        self.case = case
+        self.differs = differs
+        self.left = tries
+        self.tried: set[object] = {_identity(case)}
 
-def _smaller_memory(case: Case) -> Iterator[Case]:
-    for address in case.memory:
-        words = {at: word for at, word in case.memory.items() if at != address}
-        yield _with(case, memory=words)
+    def take(self, candidate: Case | None) -> bool:
+        """Take a candidate if it still differs."""
+        if candidate is None or self.left <= 0:
+            return False
+        identity = _identity(candidate)
+        if identity in self.tried:
+            return False
+        self.tried.add(identity)
+        self.left -= 1
+        if not self.differs(candidate):
+            return False
+        self.case = candidate
+        return True
 
+    def round(self) -> None:
+        """Try every kind of simplification once."""
+        self._memory()
+        self._cpu()
+        self._access()
+        self._address()
+        self._frames()
+        self._bits()
+        self.take(_with(self.case, ram=DEFAULT_RAM))
 
-def _fewer_bits(case: Case) -> Iterator[Case]:
-    for address, word in case.memory.items():
-        for bit in range(63, -1, -1):
-            if word >> bit & 1:
-                words = {**case.memory, address: word & ~(1 << bit)}
-                yield _with(case, memory=words)
+    def _drop(self, items: Sequence[_T], build: Callable[[list[_T]], Case | None]) -> None:
+        """Leave out as many items as can be: all, halves, quarters, ..., single ones."""
+        left = list(items)
+        size = len(left)
+        while size:
+            start = 0
+            while start < len(left):
+                rest = left[:start] + left[start + size :]
+                if self.take(build(rest)):
+                    left = rest
+                else:
+                    start += size
+            size = min(size // 2, len(left))
 
+    def _memory(self) -> None:
+        read = {step.address for page in _pages(self.case) for step in page.steps}
+        words = self.case.memory
+        self.take(_with(self.case, memory={at: words[at] for at in words if at in read}))
+        words = self.case.memory
+        self._drop(
+            list(words),
+            lambda kept: _with(self.case, memory={at: words[at] for at in kept}),
+        )
 
-def _simpler_cpu(case: Case) -> Iterator[Case]:
-    cpu = case.cpu
-    changes: list[dict[str, object]] = []
-    if cpu.features != _DEFAULTS.features:
-        changes.append({"features": _DEFAULTS.features})
-    if cpu.cpl in (1, 2):
-        changes.append({"cpl": 0})
-    if cpu.cr3 & 0xFFF:
-        changes.append({"cr3": cpu.root})
-    for register in _REGISTERS:
-        value, default = getattr(cpu, register), getattr(_DEFAULTS, register)
-        if value != default:
-            changes.append({register: default})
-        changes += [
-            {register: value & ~(1 << bit)}
-            for bit in range(32)
-            if value >> bit & 1 and not default >> bit & 1
+    def _bits(self) -> None:
+        bits = [
+            (at, bit)
+            for at, word in self.case.memory.items()
+            for bit in range(63, -1, -1)
+            if word >> bit & 1
         ]
-    for change in changes:
+
+        def build(kept: list[tuple[int, int]]) -> Case | None:
+            words = dict.fromkeys(self.case.memory, 0)
+            for at, bit in kept:
+                words[at] |= 1 << bit
+            return _with(self.case, memory=words)
+
+        self._drop(bits, build)
+
+    def _cpu(self) -> None:
+        def build(kept: list[tuple[str, int]]) -> Case | None:
+            changes: dict[str, object] = {
+                register: getattr(_DEFAULTS, register) for register in _REGISTERS
+            }
+            for register, bit in kept:
+                changes[register] = cast(int, changes[register]) ^ bit
+            return self._with_cpu(**changes)
+
+        cpu = self.case.cpu
+        if cpu.features != _DEFAULTS.features:
+            self.take(self._with_cpu(features=CpuFeatures()))
+        if cpu.cpl in (1, 2):
+            self.take(self._with_cpu(cpl=0))
+        if cpu.cr3 & 0xFFF:
+            self.take(self._with_cpu(cr3=cpu.root))
+        if cpu.levels == 5:
+            self.take(self._without_a_level())
+        wrong = [
+            (register, 1 << bit)
+            for register in _REGISTERS
+            for bit in range(64)
+            if (getattr(cpu, register) ^ getattr(_DEFAULTS, register)) >> bit & 1
+        ]
+        self._drop(wrong, build)
+
+    def _without_a_level(self) -> Case | None:
+        case = self.case
+        entry = case.memory.get(case.cpu.root | case.va >> 45 & 0xFF8, 0)
+        low = case.va & (1 << 48) - 1
+        va = low | (-1 << 48 & (1 << 64) - 1 if low >> 47 else 0)
+        cpu = self._cpu_with(cr4=case.cpu.cr4 & ~int(CR4.LA57), cr3=entry & ADDRESS_MASK)
+        return None if cpu is None else _with(case, cpu=cpu, va=va)
+
+    def _cpu_with(self, **changes: object) -> CpuState | None:
         try:
-            yield _with(case, cpu=cpu.replace(**change))
+            return self.case.cpu.replace(**changes)
         except InputError:
+            return None
+
+    def _with_cpu(self, **changes: object) -> Case | None:
+        cpu = self._cpu_with(**changes)
+        return None if cpu is None else _with(self.case, cpu=cpu)
+
+    def _access(self) -> None:
+        access = self.case.access
+        for size in (1, 2, 4, 8, 16, 32):
+            if size < access.size and self.take(self._with_access(size=size)):
+                break
+        for name in ("stack", "implicit"):
+            if getattr(self.case.access, name):
+                self.take(self._with_access(**{name: False}))
+        if self.case.access.kind is AccessKind.WRITE:
+            self.take(self._with_access(kind=AccessKind.READ))
+
+    def _with_access(self, **changes: object) -> Case | None:
+        try:
+            access = dataclasses.replace(self.case.access, **changes)  # type: ignore[arg-type]
+        except InputError:
+            return None
+        return _with(self.case, access=access)
+
+    def _address(self) -> None:
+        """Lower the address, index by index, and move the entries with it."""
+        self.take(_moved(self.case, 0))
+        levels = self.case.cpu.levels
+        for level in range(levels, 0, -1):
+            shift = 9 * level + 3
+            mask = 0x1FF << shift
+            if level == levels:
+                mask = (1 << 64) - (1 << shift)
+            if self.case.va & mask:
+                self.take(_moved(self.case, self.case.va & ~mask))
+        offset = self.case.va & 0xFFF
+        if offset:
+            self.take(_with(self.case, va=self.case.va & ~0xFFF))
+            end = 0x1000 - self.case.access.size // 2 if self.case.access.size > 1 else 0
+            if end and offset != end:
+                self.take(_with(self.case, va=self.case.va & ~0xFFF | end))
+
+    def _frames(self) -> None:
+        """Put tables at 0x1000, 0x2000, ..., and the page behind them."""
+        case = self.case
+        tables = list(dict.fromkeys(_tables(case)))
+        homes = {table: _TABLE * number for number, table in enumerate(tables, 1)}
+        pages = {
+            page.leaf.raw & ADDRESS_MASK: (
+                _FRAME if page.leaf.level == 1 else page.leaf.raw & ADDRESS_MASK & 0x1FF << 12
+            )
+            for page in _pages(case)
+            if page.leaf is not None
+        }
+        pages = {old: new for old, new in pages.items() if old not in homes}
+        self.take(_rehoused(case, {**pages, **homes}))
+        for old, new in {**homes, **pages}.items():
+            if old != new:
+                self.take(_rehoused(self.case, {old: new}))
+
+
+def _identity(case: Case) -> object:
+    return case.cpu, case.ram, frozenset(case.memory.items()), case.va, case.access
+
+
+def _pages(case: Case) -> Iterator[Walk]:
+    memory = cast(PhysicalMemory, words_of(case))
+    first = walk(memory, case.cpu, case.va, case.access)
+    yield first
+    if first.second is not None:
+        yield first.second
+
+
+def _tables(case: Case) -> Iterator[int]:
+    # An engine may go on where the walk ends: whatever a word points to may be a table.
+    yield case.cpu.root
+    for page in _pages(case):
+        for step in page.steps:
+            yield step.address & ~0xFFF
+    frames = {at & ~0xFFF for at in case.memory}
+    yield from sorted(frames)
+
+
+def _moved(case: Case, va: int) -> Case | None:
+    """Return the case at another address; its entries move to the new indices."""
+    words = dict(case.memory)
+    for page in _pages(case):
+        for step in page.steps:
+            offset = page.va - case.va
+            at = step.address & ~0xFFF | (va + offset) >> 9 * step.level & 0xFF8
+            if at != step.address:
+                words.pop(step.address, None)
+                words[at] = step.raw
+    # Below the entry that ended the walk nothing was read; an engine may have gone on there.
+    read = {step.address for page in _pages(case) for step in page.steps}
+    for at, word in case.memory.items():
+        if at in read:
             continue
+        levels = [
+            level for level in range(1, case.cpu.levels) if _index(case.va, level) == at >> 3 & 511
+        ]
+        if levels:
+            words.pop(at, None)
+            words[at & ~0xFFF | _index(va, levels[0]) << 3] = word
+    return _with(case, va=va, memory=words)
 
 
-def _simpler_access(case: Case) -> Iterator[Case]:
-    access = case.access
-    for size in (1, 2, 4):
-        if size < access.size and not access.implicit:
-            smaller = Access(access.kind, size, access.implicit, access.stack)
-            yield _with(case, access=smaller)
-    if access.stack:
-        yield _with(case, access=dataclasses.replace(access, stack=False))
-    offset = case.va & 0xFFF
-    if offset:
-        yield _with(case, va=case.va & ~0xFFF)
+def _index(va: int, level: int) -> int:
+    return va >> 9 * level + 3 & 511
 
 
-def _with(case: Case, **changes: object) -> Case:
+def _rehoused(case: Case, homes: dict[int, int]) -> Case | None:
+    """Return the case with frames at other addresses."""
+    words: dict[int, int] = {}
+    for at, word in case.memory.items():
+        frame = word & ADDRESS_MASK
+        if frame in homes:
+            word = word & ~ADDRESS_MASK | homes[frame]
+        words[homes.get(at & ~0xFFF, at & ~0xFFF) | at & 0xFFF] = word
+    if len(words) != len(case.memory):
+        return None
+    root = homes.get(case.cpu.root, case.cpu.root)
+    try:
+        cpu = case.cpu.replace(cr3=root | case.cpu.cr3 & 0xFFF)
+    except InputError:
+        return None
+    return _with(case, cpu=cpu, memory=words)
+
+
+def _with(case: Case, **changes: object) -> Case | None:
     values = {name: getattr(case, name) for name in ("cpu", "ram", "memory", "va", "access")}
-    return Case(**{**values, **changes})
+    try:
+        return Case(**{**values, **changes})
+    except InputError:
+        return None
