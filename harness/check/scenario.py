@@ -10,7 +10,7 @@ from step to step. As JSON it is one object on a line of a ``.jsonl`` file, besi
 The steps, each an object:
 
 ``{"access": {"va", "kind", "size", "implicit", "stack", "value"}, "cpl"}``
-    One access, as in a case. A write with a ``value`` stores it for good.
+    One access, as in a case. A write stores the low bytes of ``value``, for good.
 ``{"write": {"0x4020": "0x0"}}``
     Words of memory change, by physical address, and nothing is invalidated.
 ``{"invlpg": "0x4000"}``, ``{"cr3": "0x1000"}``, ``{"cr0": ...}``, ``cr4``, ``efer``, ``pkru``,
@@ -58,6 +58,7 @@ from harness.cpu import CpuState
 from harness.engine import Engine
 from harness.engine.steps import (
     CONTROLS,
+    WRITTEN,
     AccessStep,
     ControlStep,
     DeliverStep,
@@ -133,10 +134,11 @@ class Scenario:
     def to_case(self) -> Case | None:
         """Return the case that asks the same, or None when this is more than one access."""
         match self.steps:
-            case (AccessStep(va=va, access=access, cpl=cpl, value=None),):
+            case (AccessStep(va=va, access=access, cpl=cpl, value=value),) if value == WRITTEN:
                 cpu = self.cpu if cpl is None else self.cpu.replace(cpl=cpl)
                 return Case(cpu, self.ram, self.memory, va, access)
-        return None
+            case _:
+                return None
 
     @classmethod
     def from_json(cls, data: object, *, default: CpuState | None = None) -> Self:
@@ -213,7 +215,7 @@ def _step(place: int, data: object) -> Step:
 def _access_step(name: str, word: str, step: dict[str, Any]) -> Step:
     obj(name, step, required=[word], optional=["cpl"])
     va, access, value = access_from_json(step[word])
-    return AccessStep(va, access, _cpl(step), value)
+    return AccessStep(va, access, _cpl(step), WRITTEN if value is None else value)
 
 
 def _write_step(name: str, word: str, step: dict[str, Any]) -> Step:
@@ -291,7 +293,7 @@ def step_to_json(step: Step) -> dict[str, Any]:
     match step:
         case AccessStep(va=va, access=access, value=value):
             line = {"access": access_to_json(va, access)}
-            if value is not None:
+            if value != WRITTEN:
                 line["access"]["value"] = f"{value:#x}"
         case WriteStep(words=words):
             return {"write": memory_to_json(words)}

@@ -17,6 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 from harness.address import VirtAddr
 from harness.cpu import CpuState
 from harness.engine.run import Budget, Exit, Start
+from harness.engine.steps import Step, StepResult
 from harness.memory import PhysicalMemory
 from harness.outcome import AccessLike, EntryObservations, Observation, Observations
 
@@ -68,6 +69,12 @@ class Engine(Protocol):
         words whose content does not matter; only there the physical address is sure to be learnt.
         With ``twice`` a supervisor reads the same address first, nothing being invalidated in
         between, and what becomes of that read does not matter. Memory is put back.
+        """
+
+    def play(self, cpu: CpuState, steps: Sequence[Step]) -> list[StepResult]:
+        """Do several things in order on one CPU, whose TLB lives on; memory is put back at the end.
+
+        What it cannot do it gives as ``unsupported``, and all that follows it.
         """
 
     def run(self, start: Start, budget: Budget) -> Exit:

@@ -37,7 +37,7 @@ CONTROLS: Final = ("cr0", "cr3", "cr4", "efer", "pkru", "rflags")
 """What a :class:`ControlStep` can load."""
 
 WRITTEN: Final = 0xA5A5_A5A5_A5A5_A5A5
-"""What a write without a value of its own stores, and takes back."""
+"""What a write without a value of its own stores."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,13 +47,13 @@ class AccessStep:
     :ivar va: the first byte's virtual address.
     :ivar access: how it is accessed.
     :ivar cpl: the privilege level; None is the CPU's own.
-    :ivar value: what a write stores, for good; without one, the bytes are put back at once.
+    :ivar value: what a write stores, in its low bytes.
     """
 
     va: int
     access: Access
     cpl: int | None = None
-    value: int | None = None
+    value: int = WRITTEN
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,16 +139,18 @@ class StepResult:
     """What an engine saw of one step.
 
     :ivar seen: as of a probe. ``mapped`` also stands for an instruction that completed, a handler
-        that was entered, and a step that cannot fail. After an instruction or a delivery
-        ``changed`` holds every word that changed, data too.
+        that was entered, and a step that cannot fail. ``changed`` holds every word that changed,
+        what was stored too.
     :ivar registers: general registers and ``rip`` after an instruction; ``rip``, ``rsp``, ``cs``,
-        ``ss`` and ``cpl`` after a delivery.
+        ``ss``, ``cpl`` and ``cr2`` after a delivery that entered a handler.
     :ivar events: the exceptions of a delivery, oldest first.
+    :ivar start: where the engine had put an instruction; 0 for other steps.
     """
 
     seen: Observation
     registers: dict[str, int] = field(default_factory=dict)
     events: tuple[Event, ...] = ()
+    start: int = 0
 
     @property
     def unsupported(self) -> bool:

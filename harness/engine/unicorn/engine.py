@@ -11,12 +11,14 @@ from harness.address import VirtAddr
 from harness.cpu import CpuState
 from harness.engine.run import Budget, Exit, Start
 from harness.engine.singly import probe_entries_singly
+from harness.engine.steps import Step, StepResult
 from harness.engine.unicorn.batch import Batcher
 from harness.engine.unicorn.calibrate import calibrate
 from harness.engine.unicorn.core import Layout, Scratch, unsupported_state
 from harness.engine.unicorn.entries import ROWS, EntryLoop
 from harness.engine.unicorn.hooks import BATCH
 from harness.engine.unicorn.library import VERSION
+from harness.engine.unicorn.play import Player
 from harness.engine.unicorn.probe import Prober
 from harness.engine.unicorn.run import Runner
 from harness.engine.unicorn.snippets import WIDEST_AT_ONCE, unsupported_access
@@ -57,6 +59,7 @@ class UnicornEngine:
         self._batchers: dict[AccessKind, Batcher] = {}
         self._entry_loop: EntryLoop | None = None
         self._runner: Runner | None = None
+        self._player: Player | None = None
 
     def close(self) -> None:
         """Give back what Unicorn holds; the engine cannot be used any more."""
@@ -67,6 +70,8 @@ class UnicornEngine:
             self._entry_loop.close()
         if self._runner is not None:
             self._runner.close()
+        if self._player is not None:
+            self._player.close()
 
     def __enter__(self) -> UnicornEngine:
         return self
@@ -171,6 +176,17 @@ class UnicornEngine:
                 part.take(probe_entries_singly(self, cpu, va, access, at, some, twice=twice))
                 out.reason = out.reason or part.reason
         return out
+
+    def play(self, cpu: CpuState, steps: Sequence[Step]) -> list[StepResult]:
+        """Do several things in order on one CPU, whose TLB lives on; memory is put back at the end.
+
+        :param cpu: the state at the first step.
+        :param steps: what is done.
+        :returns: what was seen of each; ``unsupported`` from the first on that cannot be run.
+        """
+        if self._player is None:
+            self._player = Player(self.memory, self._layout, self._scratch)
+        return self._player.play(cpu, steps)
 
     def run(self, start: Start, budget: Budget | None = None) -> Exit:
         """Run guest code until it ends or its budget does; memory stays as the guest left it.

@@ -1,0 +1,603 @@
+"""Several steps on one CPU, in order, with the TLB that the steps before left behind.
+
+Every step starts from the CPU state that the control instructions so far have made: restoring it
+brings back the registers and leaves the TLB alone (unicorn 2.1.4, facts.md 5). What changes that
+state or the TLB is real guest code (``invlpg``, ``mov cr3``, ``wrmsr``, ...) in a top-level slot
+that no step's walk reads, borrowed in every root that is loaded. Memory that a step changes stays
+changed for the next one, and is put back when the last has run.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Sequence
+
+import numpy as np
+from unicorn import (
+    UC_ERR_FETCH_PROT,
+    UC_HOOK_BLOCK,
+    UC_HOOK_INTR,
+    UC_HOOK_MEM_WRITE,
+    UC_PROT_EXEC,
+    UC_PROT_READ,
+    UC_PROT_WRITE,
+    Uc,
+)
+from unicorn import x86_const as x86
+
+from harness.asm import assemble
+from harness.cpu import CpuState
+from harness.engine.run import REGISTERS, Event
+from harness.engine.steps import (
+    AccessStep,
+    ControlStep,
+    DeliverStep,
+    ExecuteStep,
+    InvlpgStep,
+    Step,
+    StepResult,
+    WriteStep,
+)
+from harness.engine.unicorn.core import (
+    SCRATCH_SIZE,
+    Core,
+    Layout,
+    Scratch,
+    slot_base,
+    unsupported_state,
+)
+from harness.engine.unicorn.deliver import Pending, deliver
+from harness.engine.unicorn.library import FLUSH_TLB, LIB
+from harness.engine.unicorn.snippets import SNIPPETS, key_of
+from harness.errors import AssemblyError, EngineError, NoMemory
+from harness.memory import PhysicalMemory
+from harness.outcome import Access, AccessKind, Observation, Outcome
+
+__all__ = ["Player"]
+
+_CODE, _CODE_STEP = 0x1C_0000, 32
+"""Where this part of the engine keeps its code among the engine's own frames."""
+_CODE_END = SCRATCH_SIZE
+_NOWHERE = 1 << 63
+_MASK = (1 << 64) - 1
+_TABLE = 0x000F_FFFF_FFFF_F000
+_SHIFTS = {4: (39, 30, 21, 12), 5: (48, 39, 30, 21, 12)}
+_SIZES = (1, 2, 4, 8)
+_EFER = 0xC000_0080
+_LOADS = {
+    "cr0": "mov cr0, rax",
+    "cr3": "mov cr3, rax",
+    "cr4": "mov cr4, rax",
+    "efer": "wrmsr",
+    "pkru": "wrpkru",
+}
+_INVLPG = "invlpg [rsi]"
+_LARGEST = 1 << 28
+"""Bytes of RAM that are compared as a whole after an instruction."""
+_NEAR = 1024
+"""How far from its registers an instruction is taken to reach, in bytes."""
+_LONGEST = 15
+"""Bytes of an x86 instruction."""
+
+_VECTORS = {
+    6: Outcome.UNSUPPORTED,
+    8: Outcome.DOUBLE_FAULT,
+    12: Outcome.STACK_FAULT,
+    13: Outcome.GENERAL_PROTECTION,
+    14: Outcome.PAGE_FAULT,
+}
+_PROT = {
+    AccessKind.READ: UC_PROT_READ,
+    AccessKind.WRITE: UC_PROT_WRITE,
+    AccessKind.FETCH: UC_PROT_EXEC,
+}
+_REGISTER = {name: getattr(x86, f"UC_X86_REG_{name.upper()}") for name in REGISTERS}
+_DONE = StepResult(Observation(Outcome.MAPPED))
+_NUMBERS = {
+    name: number
+    for number, name in enumerate(
+        ("rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi", *(f"r{n}" for n in range(8, 16)))
+    )
+}
+"""Where each general register is among the sixteen of a context."""
+
+
+class _Cannot(Exception):
+    """A step that this engine cannot run; the message says why."""
+
+
+class Player:
+    """A CPU for sequences of steps."""
+
+    def __init__(self, memory: PhysicalMemory, layout: Layout, scratch: Scratch) -> None:
+        self._memory = memory
+        self._layout = layout
+        self._scratch = scratch
+        self._words = memory.words.data
+        self._core = core = Core(memory, layout, scratch)
+        self._places: dict[str, tuple[int, int]] = {}
+        self._next = _CODE
+        self._value = ctypes.c_uint64()
+        self._value_at = ctypes.byref(self._value)
+        self._registers = core.at.registers // 8
+        self._rsp, self._rsi = self._registers + 4, self._registers + 6
+        self._rip, self._hflags = core.at.rip // 8, core.at.hflags // 4
+        self._own = (0, 0)
+        self._vector: int | None = None
+        self._error_code = self._cr2 = 0
+        self._holes: list[int] = []
+        self._watch: dict[int, int] = {}
+        self._original: dict[int, int] = {}
+        self._before: np.ndarray[tuple[int], np.dtype[np.uint64]] | None = None
+        core.uc.hook_add(UC_HOOK_INTR, self._on_exception)
+        core.uc.hook_add(UC_HOOK_MEM_WRITE, self._on_write)
+        core.uc.hook_add(UC_HOOK_BLOCK, self._on_block)
+        for base, size in layout.holes(memory):
+            core.uc.mmio_map(base, size, self._on_hole_read, base, self._on_hole_write, base)
+
+    def close(self) -> None:
+        """Give back what Unicorn holds."""
+        self._words.release()
+        self._core.close()
+
+    def play(self, cpu: CpuState, steps: Sequence[Step]) -> list[StepResult]:
+        """Run the steps and put memory back; the result has one entry for each step.
+
+        A step that cannot be run is ``unsupported``, and so is all that follows it.
+        """
+        results: list[StepResult] = []
+        try:
+            self._begin(cpu, steps)
+            for step in steps:
+                results.append(self._step(step))
+                if results[-1].unsupported:
+                    raise _Cannot("a step before it could not be run")
+        except _Cannot as cannot:
+            reason = Observation(Outcome.UNSUPPORTED, reason=str(cannot))
+            results += [StepResult(reason)] * (len(steps) - len(results))
+        finally:
+            if self._before is not None:
+                self._memory.words[:] = self._before
+                self._before = None
+            for i, word in self._original.items():
+                self._words[i] = word
+            self._original.clear()
+            self._watch.clear()
+        return results
+
+    def _begin(self, cpu: CpuState, steps: Sequence[Step]) -> None:
+        reason = unsupported_state(cpu)
+        if reason is not None:
+            raise _Cannot(reason)
+        self._cpu = cpu
+        self._vas = _addresses(steps)
+        self._slot = self._free_slot(cpu, steps)
+        core = self._core
+        self._base = core.template(cpu)
+        self._borrow(cpu.root)
+        self._look_around()
+        core.state[:] = self._base
+        core.restore()
+        LIB.uc_ctl(core.handle, FLUSH_TLB)
+
+    def _step(self, step: Step) -> StepResult:
+        match step:
+            case AccessStep():
+                return self._access(step)
+            case WriteStep(words=words):
+                for pa, word in words.items():
+                    offset = self._memory.offset(pa)
+                    if offset < 0:
+                        raise _Cannot(f"memory at {pa:#x} must be RAM")
+                    self._remember(offset >> 3)
+                    self._words[offset >> 3] = word
+                self._look_around()
+                return _DONE
+            case InvlpgStep(va=va):
+                self._run(_INVLPG, {"rsi": va})
+                return _DONE
+            case ControlStep(register=register, value=value):
+                self._load(register, value)
+                return _DONE
+            case ExecuteStep():
+                return self._execute(step)
+            case DeliverStep():
+                return self._deliver(step)
+
+    # Memory: what is looked at, and what is put back.
+
+    def _remember(self, index: int) -> None:
+        self._original.setdefault(index, self._words[index])
+
+    def _look_around(self) -> None:
+        """Watch every entry that a walk of a step's address could read now, and take its value."""
+        words, original = self._words, self._original
+        watch = self._watch
+        for va in self._vas:
+            for i in self._chain_of(va):
+                watch[i] = 0
+        for i in watch:
+            watch[i] = word = words[i]
+            original.setdefault(i, word)
+
+    def _changes(self) -> dict[int, int]:
+        """Return what has changed of the words that are watched, by physical address."""
+        words, watch = self._words, self._watch
+        found = {}
+        for i, old in watch.items():
+            new = words[i]
+            if new != old:
+                found[self._address_of(i)] = old ^ new
+                watch[i] = new
+        return found
+
+    def _photograph(self) -> None:
+        if self._memory.size > _LARGEST:
+            raise _Cannot(f"an instruction is played in at most {_LARGEST:#x} bytes of RAM")
+        self._before = self._memory.words.copy()
+
+    def _all_changes(self) -> dict[int, int]:
+        """Return all that has changed since the photograph, by physical address."""
+        before, now = self._before, self._memory.words
+        assert before is not None
+        found = {}
+        for i in np.nonzero(before != now)[0].tolist():
+            old = int(before[i])
+            self._original.setdefault(i, old)
+            found[self._address_of(i)] = old ^ self._words[i]
+        self._before = None
+        self._look_around()
+        return found
+
+    def _chain_of(self, va: int) -> list[int]:
+        """Word indices that any walk of `va` could read, whatever their bits say."""
+        words, offset = self._words, self._memory.offset
+        found = []
+        table = self._cpu.root
+        for shift in _SHIFTS[self._cpu.levels]:
+            at = offset(table | (va >> shift & 511) << 3)
+            if at < 0:
+                break
+            found.append(at >> 3)
+            table = words[at >> 3] & _TABLE
+        return found
+
+    def _address_of(self, index: int) -> int:
+        offset = index << 3
+        for region in self._memory.regions:
+            if offset < region.size:
+                return region.base + offset
+            offset -= region.size
+        raise IndexError(index)
+
+    def _borrow(self, root: int) -> None:
+        """Show the engine's own frames in the top-level slot that is free for it."""
+        offset = self._memory.offset(root)
+        if offset < 0:
+            raise _Cannot(f"the root table at {root:#x} must be in RAM for the steps' own code")
+        index = (offset >> 3) + self._slot
+        self._remember(index)
+        self._words[index] = self._scratch.entry[self._cpu.levels]
+
+    def _free_slot(self, cpu: CpuState, steps: Sequence[Step]) -> int:
+        """Choose a top-level slot whose entry no step can read or write."""
+        used = {(va & 0xFFF) >> 3 for va in self._vas}
+        for shift in _SHIFTS[cpu.levels]:
+            used |= {va >> shift & 511 for va in self._vas}
+        for step in steps:
+            if isinstance(step, WriteStep):
+                used |= {pa >> 3 & 511 for pa in step.words}
+            elif isinstance(step, ExecuteStep):
+                for value in step.registers.values():
+                    used |= {value + delta >> 3 & 511 for delta in range(-_NEAR, _NEAR, 8)}
+            elif isinstance(step, DeliverStep):
+                used |= {step.rsp - delta >> 3 & 511 for delta in range(0, 128, 8)}
+        for slot in range(0x1E0, 0, -1):
+            if slot not in used and slot != 0x100:
+                return slot
+        raise _Cannot("the steps must leave a top-level slot for the engine's own code")
+
+    # The CPU.
+
+    def _place(self, instruction: str) -> tuple[int, int]:
+        """Return where an instruction is among the engine's own frames, and where it ends."""
+        found = self._places.get(instruction)
+        if found is None:
+            try:
+                code = assemble(instruction, base=0).code
+            except AssemblyError as error:
+                raise _Cannot(str(error)) from error
+            if not 0 < len(code) <= _LONGEST:
+                raise _Cannot(f"one instruction must be executed, not {instruction!r}")
+            if self._next + _CODE_STEP > _CODE_END:
+                self._places.clear()
+                self._next = _CODE
+                self._core.uc.ctl_flush_tb()
+            self._scratch.put(self._next, code)
+            found = self._next, self._next + len(code)
+            self._places[instruction] = found
+            self._next += _CODE_STEP
+        return found
+
+    def _arm(self, cpl: int | None = None) -> None:
+        """Take the state that the steps so far have made, at a privilege level."""
+        core = self._core
+        core.state[:] = self._base
+        if cpl is not None:
+            core.d[self._hflags] = core.d[self._hflags] & ~3 | cpl
+        self._vector = None
+        self._holes.clear()
+
+    def _go(self, start: int, end: int) -> int:
+        core = self._core
+        core.restore()
+        self._own = (start, end)
+        error = int(LIB.uc_emu_start(core.handle, start, end if end > start else _NOWHERE, 0, 0))
+        failed = core.uc._hook_exception
+        if failed is not None:
+            raise failed
+        return error
+
+    def _run(self, instruction: str, registers: dict[str, int]) -> None:
+        """Execute one of the supervisor's own instructions, which must not fail."""
+        start, end = self._place(instruction)
+        base = slot_base(self._slot, self._supervisor())
+        self._arm(0)
+        for name, value in registers.items():
+            self._core.q[self._registers + _NUMBERS[name]] = value
+        if self._go(base + start, base + end) or self._vector is not None:
+            raise EngineError(f"{instruction} raised exception {self._vector}")
+
+    def _supervisor(self) -> CpuState:
+        return self._cpu if self._cpu.cpl == 0 else self._cpu.replace(cpl=0)
+
+    def _load(self, register: str, value: int) -> None:
+        cpu = self._cpu.replace(**{register: value})
+        reason = unsupported_state(cpu)
+        if reason is not None:
+            raise _Cannot(reason)
+        core = self._core
+        if register == "cr3":
+            self._borrow(cpu.root)
+        if register == "rflags" or (register == "pkru" and not cpu.pke):
+            self._arm()  # no TLB knows of it
+            if register == "pkru":
+                core.d[core.at.pkru // 4] = value
+            core.restore()
+            if register == "rflags":
+                core.uc.reg_write(x86.UC_X86_REG_EFLAGS, cpu.rflags)
+        else:
+            registers = {"rax": value}
+            if register == "efer":
+                registers = {"rax": value & 0xFFFF_FFFF, "rdx": value >> 32, "rcx": _EFER}
+            self._run(_LOADS[register], registers)
+        core.save()
+        core.d[self._hflags] = core.d[self._hflags] & ~3 | cpu.cpl
+        self._base = bytes(core.state)
+        self._cpu = cpu
+        self._look_around()
+
+    # Accesses.
+
+    def _access(self, step: AccessStep) -> StepResult:
+        access, va = step.access, step.va
+        if access.implicit or access.size not in ((1,) if access.is_fetch else _SIZES):
+            raise _Cannot("a step reads or writes 1, 2, 4 or 8 bytes explicitly, or fetches one")
+        cpl = self._cpu.cpl if step.cpl is None else step.cpl
+        last = va + access.size - 1 & _MASK
+        spans = va >> 12 != last >> 12
+        whole = spans and access.is_write
+        if whole:
+            self._photograph()
+        self._arm(cpl)
+        ahead: dict[int, int] = {}
+        if access.is_fetch:
+            if va & 0xFFF > 0xFFF - _LONGEST:
+                ahead = {i: self._words[i] for i in self._chain_of((va | 0xFFF) + 1 & _MASK)}
+            error = self._go(va, 0)
+        else:
+            start, end = self._place(SNIPPETS[key_of(access)])
+            at_cpl = self._cpu if cpl == self._cpu.cpl else self._cpu.replace(cpl=cpl)
+            base = slot_base(self._slot, at_cpl)
+            q = self._core.q
+            q[self._registers] = step.value
+            q[self._rsp if access.stack else self._rsi] = va
+            error = self._go(base + start, base + end)
+        seen = self._judge(va, last, access, error, spans)
+        if ahead:
+            self._forget_ahead(ahead)
+        changed = self._all_changes() if whole else self._changes()
+        if access.is_write:
+            self._look_around()
+        return StepResult(Observation(*seen, changed))
+
+    def _judge(
+        self, va: int, last: int, access: Access, error: int, spans: bool
+    ) -> tuple[Outcome, int | None, int | None, int | None, int | None]:
+        """Say what the hooks saw, while the CPU still is as the access left it."""
+        core = self._core
+        vector = self._vector
+        if vector is None or (access.is_fetch and self._went_through(va)):
+            if error and not (access.is_fetch and error == UC_ERR_FETCH_PROT):
+                raise EngineError(f"Unicorn stopped a step at {va:#x} with error {error}")
+            value = None
+            if access.kind is AccessKind.READ:
+                LIB.uc_reg_read(core.handle, x86.UC_X86_REG_RAX, self._value_at)
+                value = self._value.value & ((1 << 8 * access.size) - 1)
+            # This asks the TLB first: it is the address that the access had.
+            pa = core.translate(va, _PROT[access.kind])
+            if pa is None:
+                raise EngineError(f"Unicorn mapped {va:#x} for a {access.kind} and then did not")
+            if self._memory.offset(pa) < 0:
+                return Outcome.NO_MEMORY, None, None, pa, None
+            if spans:
+                upper = core.translate(last & ~0xFFF, _PROT[access.kind])
+                if upper is not None and self._memory.offset(upper) < 0:
+                    return Outcome.NO_MEMORY, None, None, upper, None
+            return Outcome.MAPPED, None, None, pa, value
+        if self._holes:
+            return Outcome.NO_MEMORY, None, None, self._holes[0] & ~7, None
+        outcome = _VECTORS.get(vector)
+        if outcome is None or outcome is Outcome.UNSUPPORTED:
+            raise EngineError(f"a step at {va:#x} raised exception {vector}")
+        cr2 = self._cr2 if outcome is Outcome.PAGE_FAULT else None
+        return outcome, self._error_code, cr2, None, None
+
+    def _went_through(self, va: int) -> bool:
+        """Whether the first byte was fetched, and the rest of its instruction was not."""
+        if self._vector == 13:
+            return self._core.translate(va, UC_PROT_EXEC) is not None
+        return self._vector == 14 and self._cr2 >> 12 != va >> 12
+
+    def _forget_ahead(self, ahead: dict[int, int]) -> None:
+        """Take back what decoding over the end of a page did to the next one."""
+        changed = False
+        for i, word in ahead.items():
+            if i not in self._watch and self._words[i] != word:
+                self._words[i] = word
+                changed = True
+        if changed:  # its translation must be made anew when it is really asked for
+            self._core.flush()
+
+    # Instructions.
+
+    def _execute(self, step: ExecuteStep) -> StepResult:
+        start, end = self._place(step.instruction)
+        cpl = self._cpu.cpl if step.cpl is None else step.cpl
+        base = slot_base(self._slot, self._cpu.replace(cpl=cpl))
+        self._photograph()
+        self._arm(cpl)
+        core = self._core
+        for name, number in _NUMBERS.items():
+            core.q[self._registers + number] = step.registers.get(name, 0)
+        error = self._go(base + start, base + end)
+        vector = self._vector
+        if vector is None:  # else the hook has saved the state at the exception
+            core.save()
+        registers = {name: core.q[self._registers + n] for name, n in _NUMBERS.items()}
+        registers["rip"] = core.q[self._rip]
+        if vector == 14 and registers["rip"] != base + start:
+            vector = None  # the fetch of what it jumps to is not part of it
+        outcome = Outcome.MAPPED if vector is None else _VECTORS.get(vector, Outcome.UNSUPPORTED)
+        changed = self._all_changes()
+        if outcome is Outcome.UNSUPPORTED:
+            raise _Cannot(f"{step.instruction} raised exception {vector}")
+        if self._holes:
+            raise _Cannot(f"{step.instruction} reached {self._holes[0]:#x}, which is not RAM")
+        if error and vector is None and registers["rip"] == base + start:
+            raise EngineError(f"Unicorn stopped {step.instruction} with error {error}")
+        seen = Observation(
+            outcome,
+            None if vector is None else self._error_code,
+            self._cr2 if vector == 14 else None,
+            changed=changed,
+        )
+        return StepResult(seen, registers, start=base + start)
+
+    # Deliveries.
+
+    def _deliver(self, step: DeliverStep) -> StepResult:
+        core, uc = self._core, self._core.uc
+        cpl = self._cpu.cpl if step.cpl is None else step.cpl
+        self._photograph()
+        self._arm(cpl)
+        core.q[self._rsp] = step.rsp
+        core.q[self._rip] = step.rip
+        core.q[core.at.cr2 // 8] = step.cr2
+        core.restore()
+        uc.reg_write(x86.UC_X86_REG_CS, step.cs)
+        uc.reg_write(x86.UC_X86_REG_SS, step.ss)
+        uc.reg_write(x86.UC_X86_REG_GDTR, (0, *step.gdt, 0))
+        uc.reg_write(x86.UC_X86_REG_IDTR, (0, *step.idt, 0))
+        uc.reg_write(x86.UC_X86_REG_TR, (0, *step.tss, 0))
+        core.save()
+        core.d[self._hflags] = core.d[self._hflags] & ~3 | cpl
+        core.restore()
+        pending = Pending(
+            step.vector,
+            step.error_code,
+            step.software,
+            origin=step.rip if step.software else None,
+        )
+        events: list[Event] = []
+        try:
+            events, entered = deliver(core, pending)
+            seen = Observation(Outcome.MAPPED if entered else Outcome.SHUTDOWN)
+        except NoMemory as error:
+            entered, seen = False, Observation(Outcome.NO_MEMORY, pa=error.pa)
+        if self._holes:
+            raise _Cannot(f"the delivery reached {self._holes[0]:#x}, which is not RAM")
+        registers: dict[str, int] = {}
+        if entered:
+            core.save()
+            registers = {
+                "rip": core.q[self._rip],
+                "rsp": core.q[self._rsp],
+                "cs": int(uc.reg_read(x86.UC_X86_REG_CS)),
+                "ss": int(uc.reg_read(x86.UC_X86_REG_SS)),
+                "cpl": core.d[self._hflags] & 3,
+                "cr2": core.q[core.at.cr2 // 8],
+            }
+        seen.changed.update(self._all_changes())
+        return StepResult(seen, registers, tuple(events))
+
+    # Hooks.
+
+    def _on_exception(self, _uc: Uc, vector: int, _data: object) -> None:
+        core = self._core
+        core.save()
+        if self._vector is None:
+            self._vector = vector
+            self._error_code = core.d[core.at.error_code // 4]
+            self._cr2 = core.q[core.at.cr2 // 8]
+        LIB.uc_emu_stop(core.handle)
+
+    def _on_block(self, _uc: Uc, address: int, _size: int, _data: object) -> None:
+        start, end = self._own
+        if not start <= address < end:
+            LIB.uc_emu_stop(self._core.handle)
+
+    def _on_write(
+        self, _uc: Uc, _access: int, pa: int, size: int, _value: int, _data: object
+    ) -> None:
+        # The store itself has not happened yet. On a second page the photograph sees it.
+        if self._before is not None:
+            return
+        offset = self._memory.offset(pa)
+        if offset < 0:
+            return
+        for i in range(offset >> 3, (offset + size - 1 >> 3) + 1):
+            if i not in self._watch:
+                word = self._words[i]
+                self._watch[i] = word
+                self._original.setdefault(i, word)
+
+    def _on_hole_read(self, _uc: Uc, offset: int, _size: int, base: int) -> int:
+        self._holes.append(base + offset)
+        return 0
+
+    def _on_hole_write(self, _uc: Uc, offset: int, _size: int, _value: int, base: int) -> None:
+        self._holes.append(base + offset)
+
+
+def _addresses(steps: Sequence[Step]) -> list[int]:
+    """List the pages, each by one of its bytes, that the steps are known to ask for."""
+    found: dict[int, None] = {}
+    for step in steps:
+        if isinstance(step, AccessStep):
+            found[step.va] = None
+            last = step.va + step.access.size - 1 & _MASK
+            if last >> 12 != step.va >> 12:
+                found[last] = None
+        elif isinstance(step, ExecuteStep):
+            for value in step.registers.values():
+                for delta in (-0x1000, 0, 0x1000):
+                    found[value + delta & _MASK] = None
+        elif isinstance(step, DeliverStep):
+            bases = (step.idt[0], step.gdt[0], step.tss[0])
+            limits = (step.idt[1], step.gdt[1], step.tss[1])
+            for base, limit in zip(bases, limits, strict=True):
+                for at in range(base, base + limit + 0x1000, 0x1000):
+                    found[at & _MASK] = None
+            found[step.rsp - 1 & _MASK] = None
+    return list(found)
