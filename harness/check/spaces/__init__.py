@@ -6,6 +6,7 @@ well; docs/matrix.md says what each holds. ``space.py`` is what both share, ``bi
 """
 
 from harness.check.spaces.classic import Classic
+from harness.check.spaces.full import Full
 from harness.check.spaces.space import GroupInfo, Space
 
-__all__ = ["Classic", "GroupInfo", "Space"]
+__all__ = ["Classic", "Full", "GroupInfo", "Space"]

@@ -10,10 +10,11 @@ the number of parameters, where all combinations grow exponentially::
 
 The method is IPOG's: the array is complete for the first parameters, then gets the next one as a
 column (each row takes the value that covers most of what is missing) and new rows for what is still
-missing. (Lei and others, "IPOG: A General Strategy for T-Way Software Testing", 2007.) What Python
-packages offer for this is pairwise only, or plain Python that takes minutes for our 60 parameters.
+missing. (Lei and others, "IPOG: A General Strategy for T-Way Software Testing", 2007.) The packages
+found on PyPI are for pairs only, or a program of their own; here numpy does it in a second.
 
-The same arguments give the same array on every machine. A strength below 2 or a size below 1 is a ValueError.
+The same arguments give the same array on every machine. A strength below 2 or a size below 1 is a
+ValueError.
 """
 
 from __future__ import annotations
@@ -54,8 +55,8 @@ def covering_array(sizes: Sequence[int], strength: int) -> NDArray[np.uint16]:
 
 
 def _extended(rows: NDArray[np.int64], sizes: list[int], strength: int) -> NDArray[np.int64]:
-    # ``missing`` is a table [others, code of their values, value]: which tuples with the last parameter no row
-    # has yet. ``others`` are all choices of strength - 1 earlier parameters.
+    # ``missing`` is a table [others, code of their values, value]: which tuples with the last
+    # parameter no row has yet. ``others`` are all choices of strength - 1 earlier parameters.
     new = len(sizes) - 1
     others = np.array(list(combinations(range(new), strength - 1)), np.int64)
     others = others.reshape(-1, strength - 1)

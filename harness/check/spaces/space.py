@@ -46,7 +46,7 @@ MOST_ROWS = 1 << 16
 """Rows that a block has at most."""
 
 # Runs shorter than this are not worth a block of their own to spare the loop an entry.
-_SHORT_RUN = 1 << 10
+_SHORT_RUN = 1 << 12
 
 _U64 = np.uint64
 _PS = int(PageTableFlags.HUGE_PAGE)
