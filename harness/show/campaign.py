@@ -1,0 +1,480 @@
+"""What a campaign has to tell, ready to be shown: one plain model behind four reports.
+
+A :class:`CampaignReport` holds numbers and sentences, nothing that has to be looked up or asked.
+The terminal (:mod:`harness.show.campaign_text`), JUnit XML (:mod:`harness.show.campaign_junit`)
+and the HTML page (:mod:`harness.show.campaign_html`) draw the same one, and
+:meth:`CampaignReport.to_json` is the object that ``--json`` prints; so the four cannot say
+different things.
+
+A cell of coverage is named ``RULE/level/kind/mode``; :class:`Coverage` knows the order of all four,
+which cells can be reached at all, and which of these no case met::
+
+    >>> coverage = Coverage({"NX/1/fetch/user4": 7}, frozenset({"D/1/write/user4"}))
+    >>> coverage.met, coverage.possible, coverage.missing
+    (1, 2, ('D/1/write/user4',))
+
+Nothing here fails: every string may hold anything, and is made fit to print by :func:`printable`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, Final, NamedTuple
+
+from harness.address import entry_name
+from harness.cpu import ErrorCode
+from harness.show.report import WalkRow
+from harness.walk import RULE_TEXT, RULES
+
+__all__ = [
+    "JUDGEMENTS",
+    "CampaignReport",
+    "Cell",
+    "Coverage",
+    "FindingReport",
+    "OutcomeRow",
+    "Planted",
+    "Registered",
+    "duration",
+    "outcome_rows",
+    "percent",
+    "printable",
+    "short_count",
+]
+
+JUDGEMENTS: Final = ("agree", "known", "diverge", "unsupported", "broke")
+"""What can become of a case, in the order in which reports count it."""
+
+_KINDS: Final = ("read", "write", "fetch", "implicit", "string", "rmw")
+_UNPRINTABLE: Final = re.compile(
+    r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff\ufffe\uffff]"
+)
+
+
+def printable(text: str) -> str:
+    """Return a text without what a terminal would obey or XML may not hold: that is spelled out.
+
+    Line ends and tabs stay.
+    """
+    return _UNPRINTABLE.sub(lambda found: ascii(found[0])[1:-1], text)
+
+
+def duration(seconds: float) -> str:
+    """Return a span of time for people: ``12.3 s``, ``4 min 05 s``, ``2 h 10 min``."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {rest:02} s"
+
+
+def short_count(count: int) -> str:
+    """Return a count in at most four characters: ``999``, ``1.2k``, ``38M``."""
+    for unit, size in (("G", 10**9), ("M", 10**6), ("k", 10**3)):
+        # 999,950 would be a thousand k.
+        if count >= size:
+            scaled = count / size
+            return f"{int(scaled * 10) / 10:.1f}{unit}" if scaled < 10 else f"{int(scaled)}{unit}"
+    return str(count)
+
+
+class OutcomeRow(NamedTuple):
+    """How often one outcome was predicted.
+
+    :ivar name: ``mapped``, ``page-fault 0x5``, ...
+    :ivar cases: how often.
+    :ivar meaning: the error code in words; empty where the name says all.
+    """
+
+    name: str
+    cases: int
+    meaning: str
+
+
+def outcome_rows(outcomes: Mapping[str, int]) -> tuple[OutcomeRow, ...]:
+    """Return a tally's outcomes with their error codes decoded, ordered by name and code."""
+    rows = []
+    for name, cases in outcomes.items():
+        word, _, number = name.partition(" ")
+        code = _number(number)
+        meaning = ""
+        if word == "page-fault" and code is not None:
+            error = ErrorCode(code)
+            meaning = f"{error}: {error.sentence()}" if error else error.sentence()
+        rows.append(((word != "mapped", word, code or 0), OutcomeRow(name, cases, meaning)))
+    return tuple(row for _, row in sorted(rows))
+
+
+def _number(text: str) -> int | None:
+    try:
+        return int(text, 0)
+    except ValueError:
+        return None
+
+
+class Cell(NamedTuple):
+    """Where a case counts."""
+
+    rule: str
+    level: str
+    kind: str
+    mode: str
+
+    @classmethod
+    def of(cls, name: str) -> Cell:
+        """Return the cell of a name; what a name lacks is empty."""
+        parts = name.rsplit("/", 3)
+        return cls(*parts, *[""] * (4 - len(parts)))
+
+    @property
+    def name(self) -> str:
+        """Return its name."""
+        return "/".join(self)
+
+    def sentence(self) -> str:
+        """Say it in words."""
+        return f"{self.rule}, {_level_words(self.level)}, {self.kind}, {self.mode}"
+
+
+def _level_words(level: str) -> str:
+    return "no entry" if level in ("-", "") else f"level {level}"
+
+
+@dataclass(frozen=True)
+class Coverage:
+    """Rules × levels × kinds of access × CPU modes.
+
+    :ivar hits: how often each cell was met.
+    :ivar reachable: the cells that any case can meet; None when nobody knows.
+    """
+
+    hits: Mapping[str, int] = field(default_factory=dict)
+    reachable: frozenset[str] | None = None
+
+    @cached_property
+    def cells(self) -> dict[Cell, int]:
+        """Every cell that was met or can be, and how often it was."""
+        names = {*(name for name, count in self.hits.items() if count), *(self.reachable or ())}
+        return {Cell.of(name): self.hits.get(name, 0) for name in sorted(names)}
+
+    @property
+    def met(self) -> int:
+        """Count the cells that were met."""
+        return sum(count > 0 for count in self.cells.values())
+
+    @property
+    def possible(self) -> int | None:
+        """Count the cells that can be met; None when nobody knows."""
+        return None if self.reachable is None else len(self.cells)
+
+    @property
+    def missing(self) -> tuple[str, ...]:
+        """Name the cells that can be met and were not."""
+        return tuple(cell.name for cell, count in self.cells.items() if not count)
+
+    @cached_property
+    def rules(self) -> tuple[str, ...]:
+        """Its rules, in the order of the specification."""
+        order = {rule: number for number, rule in enumerate(RULES)}
+        found = {cell.rule for cell in self.cells}
+        return tuple(sorted(found, key=lambda rule: (order.get(rule, len(order)), rule)))
+
+    @cached_property
+    def kinds(self) -> tuple[str, ...]:
+        """Its kinds of access."""
+        order = {kind: number for number, kind in enumerate(_KINDS)}
+        found = {cell.kind for cell in self.cells}
+        return tuple(sorted(found, key=lambda kind: (order.get(kind, len(order)), kind)))
+
+    @cached_property
+    def modes(self) -> tuple[str, ...]:
+        """Its CPU modes: the fewer levels first."""
+        return tuple(sorted({cell.mode for cell in self.cells}, key=lambda m: (m[-1:], m)))
+
+    def levels(self, rule: str | None = None, mode: str | None = None) -> tuple[str, ...]:
+        """Return the levels of cells, ``-`` first.
+
+        :param rule: of this rule only.
+        :param mode: of this mode only.
+        """
+        return tuple(
+            sorted(
+                {
+                    cell.level
+                    for cell in self.cells
+                    if rule in (None, cell.rule) and mode in (None, cell.mode)
+                }
+            )
+        )
+
+    def count(self, rule: str, level: str, kind: str, mode: str) -> int | None:
+        """Return how often a cell was met; None when it cannot be."""
+        return self.cells.get(Cell(rule, level, kind, mode))
+
+    def total(self, rule: str, level: str | None = None) -> int:
+        """Return how often the cells of a rule were met.
+
+        :param level: those of this level only.
+        """
+        return sum(
+            count
+            for cell, count in self.cells.items()
+            if cell.rule == rule and level in (None, cell.level)
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it as one JSON object."""
+        return {
+            "met": self.met,
+            "possible": self.possible,
+            "cells": {cell.name: count for cell, count in self.cells.items() if count},
+            "missing": list(self.missing),
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FindingReport:
+    """One cause, told.
+
+    :ivar key: names the cause.
+    :ivar judgement: ``diverge``, ``broke`` or ``known``.
+    :ivar rule: the rule that the engine breaks.
+    :ivar level: at which level, when it is about one.
+    :ivar sentence: the difference in words.
+    :ivar count: how many cases had it.
+    :ivar first: the number of the first.
+    :ivar headline: what is asked in the case that shows it.
+    :ivar walk: the entries that the walker reads, root first.
+    :ivar predicted: what the walker says and why, line by line.
+    :ivar observed: what the engine did.
+    :ivar notes: what else is known, by its name.
+    :ivar known: names of registered divergences.
+    :ivar command: the command line that shows it again.
+    :ivar files: what was written for it.
+    :ivar case: the case or scenario, as JSON text.
+    :ivar details: the finding's, as they are.
+    """
+
+    key: str
+    judgement: str
+    rule: str
+    level: int | None
+    sentence: str
+    count: int = 1
+    first: int = 0
+    headline: str = ""
+    walk: tuple[WalkRow, ...] = ()
+    predicted: tuple[str, ...] = ()
+    observed: str = ""
+    notes: tuple[tuple[str, str], ...] = ()
+    known: tuple[str, ...] = ()
+    command: str = ""
+    files: tuple[str, ...] = ()
+    case: str = ""
+    details: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def rule_text(self) -> str:
+        """Say what the rule says; empty for a rule without a text."""
+        return RULE_TEXT.get(self.rule, "")
+
+    @property
+    def where(self) -> str:
+        """Name the rule and the entry: ``NX at level 2 (PDE)``."""
+        if self.level is None:
+            return self.rule
+        name = f" ({entry_name(self.level)})" if 1 <= self.level <= 5 else ""
+        return f"{self.rule} at level {self.level}{name}"
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it as one JSON object."""
+        return {
+            "key": self.key,
+            "judgement": self.judgement,
+            "rule": self.rule,
+            "rule_text": self.rule_text,
+            "level": self.level,
+            "sentence": self.sentence,
+            "count": self.count,
+            "first": self.first,
+            "predicted": list(self.predicted),
+            "observed": self.observed,
+            "notes": dict(self.notes),
+            "known": list(self.known),
+            "command": self.command,
+            "files": list(self.files),
+            "case": self.case,
+            "details": self.details,
+        }
+
+
+class Registered(NamedTuple):
+    """One registered divergence of this engine.
+
+    :ivar name: its name in the registry.
+    :ivar rule: the rule that it breaks.
+    :ivar reason: what the engine does, and why.
+    :ivar cases: how often the campaign met it.
+    :ivar stale: its own example agrees now: the registration must go.
+    """
+
+    name: str
+    rule: str
+    reason: str
+    cases: int
+    stale: bool = False
+
+
+class Planted(NamedTuple):
+    """One planted bug, and how the campaign found it.
+
+    :ivar bug: what was broken.
+    :ivar rule: which rule that breaks.
+    :ivar level: at which level.
+    :ivar cases: how many cases it took; None when it was not found.
+    :ivar words: how many words of memory the shrunk case has.
+    :ivar named: the rule that the finding names.
+    """
+
+    bug: str
+    rule: str
+    level: int | None
+    cases: int | None
+    words: int | None
+    named: str | None
+
+    @property
+    def good(self) -> bool:
+        """Say whether it was found, and by its name."""
+        return self.cases is not None and self.named == self.rule
+
+
+@dataclass(frozen=True, kw_only=True)
+class CampaignReport:
+    """A campaign, told.
+
+    :ivar name: ``matrix classic``.
+    :ivar engine: its name and version.
+    :ivar facts: what was asked, by name: levels, slice, seed, ...
+    :ivar command: the command line that does it again.
+    :ivar cases: how many were asked.
+    :ivar of_cases: how many there are; None when it is open-ended.
+    :ivar resumed_cases: how many of them an earlier run had asked.
+    :ivar judgements: by :data:`JUDGEMENTS`.
+    :ivar seconds: how long this run took.
+    :ivar workers: how many processes.
+    :ivar deaths: how often one of them died or hung.
+    :ivar complete: every case was asked, every finding made small.
+    :ivar interrupted: somebody stopped it.
+    :ivar findings: divergences and deaths, the most frequent first.
+    :ivar registered: the registered divergences of this engine.
+    :ivar unsupported: the engine's reasons, and how often each.
+    :ivar replayed: findings of former campaigns, asked again first: sentence → what became of it.
+    :ivar planted: how planted bugs were found, where that was asked for.
+    :ivar notes: sentences for the end: where something was written, how to go on.
+    """
+
+    name: str
+    engine: str
+    facts: tuple[tuple[str, str], ...] = ()
+    command: str = ""
+    cases: int = 0
+    of_cases: int | None = None
+    resumed_cases: int = 0
+    judgements: Mapping[str, int] = field(default_factory=dict)
+    seconds: float = 0.0
+    workers: int = 1
+    deaths: int = 0
+    complete: bool = True
+    interrupted: bool = False
+    outcomes: tuple[OutcomeRow, ...] = ()
+    coverage: Coverage = field(default_factory=Coverage)
+    findings: tuple[FindingReport, ...] = ()
+    registered: tuple[Registered, ...] = ()
+    unsupported: tuple[tuple[str, int], ...] = ()
+    replayed: tuple[tuple[str, str], ...] = ()
+    planted: tuple[Planted, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    @property
+    def rate(self) -> float:
+        """Return the cases that this run asked each second."""
+        return max(0, self.cases - self.resumed_cases) / self.seconds if self.seconds else 0.0
+
+    def judged(self, word: str) -> int:
+        """Return how many cases were judged by a word of :data:`JUDGEMENTS`."""
+        return self.judgements.get(word, 0)
+
+    @property
+    def good(self) -> bool:
+        """Say whether nothing differs but what is registered."""
+        return not (
+            self.findings
+            or self.judged("diverge")
+            or self.judged("broke")
+            or any(outcome == "diverge" for _, outcome in self.replayed)
+            or not all(row.good for row in self.planted)
+        )
+
+    @property
+    def verdict(self) -> str:
+        """Say in one line what came of it."""
+        ended = "" if self.complete else ", not all of it asked"
+        if not self.good:
+            number = len(self.findings)
+            return f"{number} finding{'' if number == 1 else 's'}{ended}"
+        asked = self.judged("agree") + self.judged("known")
+        known = self.judged("known")
+        if not asked:
+            return f"nothing was compared{ended}"
+        text = f"{'all ' if asked == self.cases else ''}{asked:,} agree"
+        if known:
+            text = f"{asked - known:,} agree, {known:,} differ as registered"
+        return text + ended
+
+    @property
+    def stale(self) -> tuple[Registered, ...]:
+        """Return the registrations that no longer occur."""
+        return tuple(row for row in self.registered if row.stale)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the object that ``--json`` prints."""
+        return {
+            "name": self.name,
+            "engine": self.engine,
+            "asked": dict(self.facts),
+            "command": self.command,
+            "cases": self.cases,
+            "of_cases": self.of_cases,
+            "resumed_cases": self.resumed_cases,
+            **{word: self.judged(word) for word in JUDGEMENTS},
+            "seconds": round(self.seconds, 3),
+            "cases_per_second": round(self.rate, 1),
+            "workers": self.workers,
+            "deaths": self.deaths,
+            "complete": self.complete,
+            "interrupted": self.interrupted,
+            "outcomes": {row.name: row.cases for row in self.outcomes},
+            "coverage": self.coverage.to_json(),
+            "findings": [finding.to_json() for finding in self.findings],
+            "registered": [row._asdict() for row in self.registered],
+            "reasons_unsupported": dict(self.unsupported),
+            "replayed": [
+                {"sentence": sentence, "now": outcome} for sentence, outcome in self.replayed
+            ],
+            **({"planted": [row._asdict() for row in self.planted]} if self.planted else {}),
+            "notes": list(self.notes),
+        }
+
+
+def percent(part: int, whole: int) -> str:
+    """Return a share for people; empty for nothing, never 100 % for what is not all."""
+    if not whole or not part:
+        return ""
+    share = 100 * part / whole
+    if share < 0.01:
+        return "<0.01 %"
+    return ">99.99 %" if share > 99.99 and part < whole else f"{share:.2f} %"
