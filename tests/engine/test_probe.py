@@ -371,6 +371,23 @@ def test_an_access_through_ss(tables: Tables, ask: Watch, kind: str, size: int) 
     assert (seen.outcome, seen.pa) == (Outcome.MAPPED, tables.frame(1))
 
 
+def test_an_implicit_read_leaves_the_descriptor_alone(tables: Tables, ask: Watch) -> None:
+    """Found by the random campaign: loading a segment marks it, here in its own walk."""
+    leaf = tables.leaf(5, tables.PT | P | W | 9 << 52)  # one byte on, a segment to be marked
+    seen = ask(tables.page(5) + 5 * 8 + 1, IMPLICIT)
+    assert (seen.outcome, seen.pa) == (Outcome.MAPPED, leaf + 1)
+    assert seen.changed == chain(tables, leaf)
+
+
+def test_a_byte_stored_into_its_own_walk_is_told_as_mapped(tables: Tables, ask: Watch) -> None:
+    """Found by the random campaign: what was stored ended the translation that tells the frame."""
+    leaf = tables.leaf(5, tables.PT | P)
+    for byte in range(8):
+        seen = ask(tables.page(5) + 5 * 8 + byte, WRITE[1], cr0=0x8000_0031)
+        assert (seen.outcome, seen.pa) == (Outcome.MAPPED, leaf + byte)
+        assert seen.changed == chain(tables, leaf, A | D)
+
+
 @pytest.mark.parametrize("descriptor", [0, 0x0000_9200_0000_0000, (1 << 64) - 1, 0x00CF_F300])
 @pytest.mark.parametrize("cpl", [0, 3])
 def test_an_implicit_read_is_a_supervisor_s(

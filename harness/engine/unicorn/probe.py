@@ -54,7 +54,6 @@ _NOWHERE = 1 << 63
 _SHIFTS = {4: (39, 30, 21, 12), 5: (48, 39, 30, 21, 12)}
 _TABLE = 0x000F_FFFF_FFFF_F000
 _MASK = (1 << 64) - 1
-_ERROR_W = 2
 _AC = 1 << 18
 _PROT = {
     AccessKind.READ: UC_PROT_READ,
@@ -181,6 +180,8 @@ class Prober:
         try:
             if spans and access.is_write:
                 second = self._second_page(cpu, last, access)
+                if second.pa is not None:
+                    events.overwritten.append((second.pa, second.data))
             core.state[:] = self._template(access)
             if access.implicit:
                 self._aim_gdt(core, va)
@@ -193,17 +194,14 @@ class Prober:
             after = [words[i] for i in chain]
             left = 0
             if events.after is not None:
-                if second is not None and self._hits_its_own_walk(access):
+                if second is not None and self._hits_its_own_walk(va, access):
                     return Observation(Outcome.UNSUPPORTED, reason=_IN_PARTS_OVER_ITS_OWN_WALK)
                 left = 0 if events.vector is None else self._stored()
                 self._before_the_store(after, events.after, second)
             result = self._judge(core, va, last, access, error, spans)
         finally:
             words[borrowed] = lent
-            if second is not None and second.pa is not None:
-                events.overwritten.append((second.pa, second.data))
-            for pa, data in reversed(events.overwritten):
-                self._put_back(pa, data)
+            self._undo()
             for i, old in zip(chain, before, strict=True):
                 words[i] = old
         if result[0].has_pa:
@@ -222,21 +220,21 @@ class Prober:
         if second is None:
             return
         hit = self._words_hit()
-        if second.pa is not None:
-            hit |= self._words_of(second.pa, len(second.data))
         first = dict(zip(self._chain, read, strict=False))
         for at in range(own, len(after)):
             i = self._chain[at]
             if i in hit:
                 after[at] = second.entries[i] | first.get(i, 0)
 
-    def _hits_its_own_walk(self, access: Access) -> bool:
+    def _hits_its_own_walk(self, va: int, access: Access) -> bool:
         """Whether the lower page's part was stored before the upper page's walk read it."""
         if access.size <= WIDEST_AT_ONCE:
             return False
-        pa = self._events.overwritten[0][0]
-        lower = self._words_of(pa, 0x1000 - (pa & 0xFFF))
-        return not lower.isdisjoint(self._chain[self._own :])
+        for pa, _ in self._events.overwritten:
+            if not (pa ^ va) & 0xFFF:
+                lower = self._words_of(pa, 0x1000 - (pa & 0xFFF))
+                return not lower.isdisjoint(self._chain[self._own :])
+        return False  # there is no RAM under the lower page
 
     def _words_hit(self) -> set[int]:
         hit: set[int] = set()
@@ -309,18 +307,14 @@ class Prober:
             if events.vector == 13:
                 return self._fetching_core().translate(va, UC_PROT_EXEC) is not None
             return events.vector == 14 and events.cr2 >> 12 != va >> 12
-        if access.implicit:  # the descriptor was read, and then refused or marked as accessed
-            return (
-                events.vector == 11
-                or (events.vector == 13 and events.error_code != 0)
-                or (events.vector == 14 and bool(events.error_code & _ERROR_W))
-            )
         # A far pointer was read, and its selector names no descriptor.
         return access.size == 6 and events.vector == 13 and events.error_code != 0
 
     def _mapped(self, core: Core, va: int, last: int, access: Access, spans: bool) -> _Seen:
         kind = access.kind
         value = None
+        # What was stored may lie in its own walk.
+        self._undo()
         if access.implicit:
             self._supervise(core)
         elif kind is AccessKind.READ:
@@ -461,6 +455,12 @@ class Prober:
         while slot in used:
             slot -= 1
         return slot
+
+    def _undo(self) -> None:
+        """Put back the bytes that the access has overwritten."""
+        overwritten = self._events.overwritten
+        while overwritten:
+            self._put_back(*overwritten.pop())
 
     def _put_back(self, pa: int, data: bytes) -> None:
         if pa in self._layout:

@@ -51,8 +51,9 @@ SNIPPETS: Final[dict[Key, str]] = {
 }
 """The instruction that makes each access; the address is in RSI, or in RSP for the stack."""
 
-# Loading a segment register makes the CPU itself read a descriptor from the GDT.
-SNIPPETS["read", 8, True, False] = "mov fs, eax"
+# This makes the CPU itself read a descriptor from the GDT. Loading a segment register does so, too,
+# and then may refuse the descriptor, or mark it as accessed, which would be a second access.
+SNIPPETS["read", 8, True, False] = "verr ax"
 
 
 def key_of(access: Access) -> Key:
