@@ -227,13 +227,15 @@ class Ledger:
         found = bulk(self.memory, cpu, vas, access, roots=self._tables[0][:count])
         inside = np.maximum(found.page_size, _U64(1)) - _U64(1)
         must, may = self._updates(block, found.level, found.completed, access)
+        pa = found.pa & ~inside | _U64(block.va) & inside
+        landed = np.where(self.memory.offsets(pa) < 0, _NO_MEMORY, _MAPPED).astype(np.uint8)
         return Prediction(
-            found.outcome,
+            np.where(found.completed, landed, found.outcome),  # the ledger's own address may miss
             found.rule,
             found.level,
             found.error_code,
             np.where(found.outcome == _PAGE_FAULT, _U64(block.va), _U64(0)),
-            found.pa & ~inside | _U64(block.va) & inside,
+            pa,
             must,
             may,
         )
@@ -287,17 +289,19 @@ class BlockBench:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def ask(self, block: Block, first: int = 0) -> Tally:
+    def ask(self, block: Block, numbers: NDArray[np.int64] | None = None) -> Tally:
         """Predict, observe and compare every case of a block.
 
-        :param first: the number of its first case.
+        :param numbers: what the cases are called; 0, 1, 2, ... if None.
         """
         tally = Tally()
+        names = np.arange(len(block)) if numbers is None else numbers
         for start in range(0, len(block), ROWS):
-            part = block.rows(slice(start, start + ROWS))
+            rows = slice(start, start + ROWS)
+            part = block.rows(rows)
             predicted = self.ledger.predict(part)
             seen = self.observe(part)
-            self._count(tally, part, predicted, seen, first + start)
+            self._count(tally, part, predicted, seen, names[rows])
         return tally
 
     def observe(self, block: Block) -> EntryObservations:
@@ -336,7 +340,7 @@ class BlockBench:
         block: Block,
         predicted: Prediction,
         seen: EntryObservations,
-        first: int,
+        names: NDArray[np.int64],
     ) -> None:
         count = len(block)
         unsupported = seen.outcome == _UNSUPPORTED
@@ -352,7 +356,7 @@ class BlockBench:
         _count_outcomes(tally, predicted)
         _count_coverage(tally, block, predicted)
         for rows in _sorts(predicted, seen, block.entries, np.flatnonzero(differs)):
-            finding = self._judge(block, predicted, seen, rows, first)
+            finding = self._judge(block, predicted, seen, rows, int(names[rows[0]]))
             tally.judgements[finding.judgement] += len(rows)
             tally.known.update(dict.fromkeys(finding.known, len(rows)))
             tally.add(finding)
@@ -386,9 +390,7 @@ class BlockBench:
         finding = finding_of(
             difference, dataclasses.replace(verdict, difference=difference), self.engine
         )
-        return dataclasses.replace(
-            finding, count=len(rows), first=first + row, case=block.to_json(row)
-        )
+        return dataclasses.replace(finding, count=len(rows), first=first, case=block.to_json(row))
 
     def _only_together(
         self,
@@ -406,11 +408,11 @@ class BlockBench:
             rule=prediction.rule,
             level=prediction.level,
             sentence=(
-                f"case {first + row} differs in its block and agrees alone: {prediction!r}, "
+                f"case {first} differs in its block and agrees alone: {prediction!r}, "
                 f"{observation.to_json()}"
             ),
             count=len(rows),
-            first=first + row,
+            first=first,
             case=block.to_json(row),
         )
 

@@ -45,8 +45,9 @@ class Tally:
     :ivar outcomes: what was predicted: ``mapped``, ``page-fault 0x5``, ``general-protection``, ...
     :ivar coverage: how often each cell was met.
     :ivar known: how often each registered divergence was met, by its name.
-    :ivar findings: one for each cause, by its key.
     :ivar unsupported: the engine's reasons, and how often each.
+    :ivar scenarios: what became of each named scenario; they are no cases.
+    :ivar findings: one for each cause, by its key.
     """
 
     cases: int = 0
@@ -55,6 +56,7 @@ class Tally:
     coverage: Counter[str] = field(default_factory=Counter)
     known: Counter[str] = field(default_factory=Counter)
     unsupported: Counter[str] = field(default_factory=Counter)
+    scenarios: Counter[str] = field(default_factory=Counter)
     findings: dict[str, Finding] = field(default_factory=dict)
 
     def add(self, finding: Finding) -> None:
@@ -95,4 +97,4 @@ class Tally:
         return result
 
 
-_COUNTERS = ("judgements", "outcomes", "coverage", "known", "unsupported")
+_COUNTERS = ("judgements", "outcomes", "coverage", "known", "unsupported", "scenarios")

@@ -32,6 +32,7 @@ from harness.engine.unicorn import hooks
 from harness.engine.unicorn.core import Core, Layout, Scratch, slot_base
 from harness.engine.unicorn.hooks import NOTHING
 from harness.engine.unicorn.library import LIB
+from harness.engine.unicorn.live import live_state
 from harness.errors import EngineError
 from harness.memory import PhysicalMemory
 from harness.outcome import UNKNOWN_PA, Access, AccessKind, EntryObservations, Outcome
@@ -68,6 +69,8 @@ _SCE, _EFER, _STAR = 1 << 0, 0xC000_0080, 0xC000_0081
 _SELECTORS = 0x13 << 48 | 0x08 << 32  # SYSRET: CS = 0x10 + 16 + 3, SS = 0x10 + 8 + 3
 _PRESENT_WRITABLE = 0x63
 _BREAKPOINT = 3
+_STATE_WORDS = 0x400
+"""More than any offset of the state; nothing is read or written but what has one."""
 
 _TEMPLATE = """
 next:
@@ -112,35 +115,36 @@ _ACCESSES = {
 }
 _OUTCOMES = {12: Outcome.STACK_FAULT, 13: Outcome.GENERAL_PROTECTION, 14: Outcome.PAGE_FAULT}
 
-# The hook's words. CONTEXT, FAULT and CR2 say where in the array the saved context and the two
-# columns begin, the *_AT which words of the context hold what.
-HANDLE, SAVED, CONTEXT, FAULT, CR2, START, FIRST, SECOND, RESUME = range(9)
-RIP_AT, ROW_AT, CR2_AT, ERROR_AT, ERROR_SHIFT, PREVIOUS_AT, PREVIOUS_MASK = range(9, 16)
-CPL_AT, CPL_MASK, STRIDE, HEADER = range(16, 20)
+# The hook's words: who and where, the loop's labels, where in the array its two columns begin, and
+# which words of the CPU's state hold what.
+HANDLE, STATE, COPIED, FAULT, CR2, START, STRIDE, FIRST, SECOND, RESUME = range(10)
+RIP_AT, ROW_AT, CR2_AT, ERROR_AT, ERROR_SHIFT, PREVIOUS_AT, PREVIOUS_MASK = range(10, 17)
+CPL_AT, CPL_MASK, HEADER = range(17, 20)
 
 _Array = NDArray[np.uint64]
 
 
-def on_exception(s: _Array, vector: int) -> None:
+def on_exception(s: _Array, state: _Array, vector: int) -> None:
     """Note an exception and send the loop on; forget the exception, or the next one is lost.
 
-    unicorn 2.1.4, facts.md 2 and 3: forgetting it and leaving ring 3 are both done in the context.
+    unicorn 2.1.4, facts.md 2 and 3: forgetting it and leaving ring 3 are both done in the state.
     """
-    hooks.save(s[HANDLE], s[SAVED])
-    context = s[CONTEXT]
-    rip = context + s[RIP_AT]
-    if s[rip] == s[FIRST]:  # the first of two accesses, whose outcome is nobody's business
-        s[rip] = s[SECOND]
+    if s[COPIED]:
+        hooks.save(s[HANDLE], s[STATE])
+    rip = s[RIP_AT]
+    if state[rip] == s[FIRST]:  # the first of two accesses, whose outcome is nobody's business
+        state[rip] = s[SECOND]
     else:
         if vector != _BREAKPOINT:
-            row = (s[context + s[ROW_AT]] - s[START]) // s[STRIDE]
-            code = s[context + s[ERROR_AT]] >> s[ERROR_SHIFT] & 0xFFFF_FFFF
+            row = (state[s[ROW_AT]] - s[START]) // s[STRIDE]
+            code = state[s[ERROR_AT]] >> s[ERROR_SHIFT] & 0xFFFF_FFFF
             s[s[FAULT] + row] = code | vector << 32
-            s[s[CR2] + row] = s[context + s[CR2_AT]]
-        s[rip] = s[RESUME]
-    s[context + s[PREVIOUS_AT]] |= s[PREVIOUS_MASK]
-    s[context + s[CPL_AT]] &= s[CPL_MASK]
-    hooks.restore(s[HANDLE], s[SAVED])
+            s[s[CR2] + row] = state[s[CR2_AT]]
+        state[rip] = s[RESUME]
+    state[s[PREVIOUS_AT]] |= s[PREVIOUS_MASK]
+    state[s[CPL_AT]] &= s[CPL_MASK]
+    if s[COPIED]:
+        hooks.restore(s[HANDLE], s[STATE])
 
 
 class EntryLoop:
@@ -152,8 +156,7 @@ class EntryLoop:
         self._scratch = scratch
         self._core = core = Core(memory, layout, scratch)
         self._rows = scratch.words[_ROWS >> 3 :]
-        context = -(-core.at.size // 8)
-        self._s = np.zeros(HEADER + 2 * ROWS + context, np.uint64)
+        self._s = np.zeros(HEADER + 2 * ROWS, np.uint64)
         self._found = self._s[HEADER : HEADER + ROWS]
         self._cr2 = self._s[HEADER + ROWS : HEADER + 2 * ROWS]
         self._fill_header()
@@ -162,7 +165,7 @@ class EntryLoop:
         self._templates: dict[CpuState, bytes] = {}
         self._failures: list[BaseException] = []
         scratch.words[(_DIRECTORY >> 3) + 2] = layout.scratch + _WINDOW_TABLE | _PRESENT_WRITABLE
-        self._callback = _compiled() or _interpreted(self._s, self._failures)
+        self._callback = _compiled() or _interpreted(self._s, core.at.size, self._failures)
         number = ctypes.c_size_t()
         status = LIB.uc_hook_add(
             core.handle,
@@ -371,9 +374,10 @@ class EntryLoop:
 
     def _fill_header(self) -> None:
         s, at = self._s, self._core.at
-        s[HANDLE] = self._core.handle.value
-        s[CONTEXT], s[FAULT], s[CR2] = HEADER + 2 * ROWS, HEADER, HEADER + ROWS
-        s[SAVED] = s.ctypes.data + 8 * (HEADER + 2 * ROWS)
+        live = live_state(self._core)
+        s[HANDLE], s[COPIED] = self._core.handle.value, live is None
+        s[STATE] = live or self._core.context.value or 0
+        s[FAULT], s[CR2] = HEADER, HEADER + ROWS
         s[RIP_AT], s[CR2_AT] = at.rip // 8, at.cr2 // 8
         s[ROW_AT] = at.registers // 8 + _RDI
         s[ERROR_AT], s[ERROR_SHIFT] = at.error_code // 8, at.error_code % 8 * 8
@@ -381,7 +385,6 @@ class EntryLoop:
         s[PREVIOUS_MASK] = 0xFFFF_FFFF << (at.previous % 8 * 8)
         s[CPL_AT] = at.hflags // 8
         s[CPL_MASK] = NOTHING ^ 3 << (at.hflags % 8 * 8)
-        s[HEADER + 2 * ROWS :].view(np.uint8)[: at.size] = self._core.state
 
 
 def _row_words(words: int) -> int:
@@ -400,10 +403,12 @@ def _free_slot(va: int, levels: int, words: Sequence[int]) -> int:
     return next(slot for slot in range(0x1E0, 0x100, -1) if slot not in used)
 
 
-def _interpreted(s: _Array, failures: list[BaseException]) -> Any:
+def _interpreted(s: _Array, size: int, failures: list[BaseException]) -> Any:
+    state = np.ctypeslib.as_array((ctypes.c_uint64 * (size // 8)).from_address(int(s[STATE])))
+
     def call(_uc: int, vector: int, _data: int) -> None:
         try:
-            on_exception(s, vector)
+            on_exception(s, state, vector)
         except BaseException as error:  # it would be lost on its way through C
             failures.append(error)
             LIB.uc_emu_stop(ctypes.c_void_p(int(s[HANDLE])))
@@ -420,11 +425,12 @@ def _compiled() -> Any:
         return None
     from numba import types
 
-    note = numba.njit(on_exception)
-    words = HEADER + 2 * ROWS + 0x400
+    note, pointer = numba.njit(on_exception), hooks.pointer()
 
     @numba.cfunc(types.void(types.voidptr, types.uint32, types.voidptr))  # type: ignore[untyped-decorator]
     def exception(_uc: Any, vector: Any, data: Any) -> None:
-        note(numba.carray(data, (words,), np.uint64), np.uint64(vector))
+        s = numba.carray(data, (HEADER + 2 * ROWS,), np.uint64)
+        state = numba.carray(pointer(s[STATE]), (_STATE_WORDS,), np.uint64)
+        note(s, state, np.uint64(vector))
 
     return exception

@@ -34,6 +34,7 @@ __all__ = [
     "on_next",
     "on_read",
     "on_write",
+    "pointer",
     "restore",
     "save",
 ]
@@ -177,6 +178,22 @@ def address(hook: Any) -> int:
 
 
 @functools.cache
+def pointer() -> Any:
+    """Make what turns a number into a pointer inside a function that numba compiles."""
+    from numba import types
+    from numba.extending import intrinsic
+
+    @intrinsic  # type: ignore[untyped-decorator]
+    def to_pointer(_typing: Any, address: Any) -> Any:
+        def generate(_context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            return builder.inttoptr(args[0], _context.get_value_type(signature.return_type))
+
+        return types.voidptr(address), generate
+
+    return to_pointer
+
+
+@functools.cache
 def compiled() -> dict[str, Any] | None:
     """Compile the hooks with numba, once per process; None where numba is not installed.
 
@@ -187,7 +204,8 @@ def compiled() -> dict[str, Any] | None:
     except ImportError:
         return None
     from numba import types
-    from numba.extending import intrinsic
+
+    to_pointer = pointer()
 
     def jit(function: Callable[..., None]) -> Any:
         return numba.njit(function)
@@ -216,18 +234,11 @@ def compiled() -> dict[str, Any] | None:
     def fault(_uc: Any, vector: Any, data: Any) -> None:
         jit_fault(carray(data, (size,), word), word(vector))
 
-    @intrinsic  # type: ignore[untyped-decorator]
-    def pointer(_typing: Any, address: Any) -> Any:
-        def generate(_context: Any, builder: Any, signature: Any, args: Any) -> Any:
-            return builder.inttoptr(args[0], _context.get_value_type(signature.return_type))
-
-        return types.voidptr(address), generate
-
     # A hole's data is two words: its first address, and where the array is.
     @numba.cfunc(u64(types.voidptr, u64, types.uint32, types.voidptr))  # type: ignore[untyped-decorator]
     def hole_read(_uc: Any, offset: Any, _size: Any, data: Any) -> int:
         hole = carray(data, (2,), word)
-        jit_hole(carray(pointer(hole[1]), (size,), word), hole[0] + offset)
+        jit_hole(carray(to_pointer(hole[1]), (size,), word), hole[0] + offset)
         return 0
 
     @numba.cfunc(types.void(types.voidptr, u64, types.uint32, u64, types.voidptr))  # type: ignore[untyped-decorator]
