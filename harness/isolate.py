@@ -47,6 +47,8 @@ _T = TypeVar("_T")
 # Progress is for people: more messages than these would only slow the worker.
 _SECONDS_BETWEEN = 0.05
 _LAST_WORDS = 300
+# A new process on a busy machine: the time it needs to say its first word is no sign of a hang.
+_STARTING = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,7 +176,7 @@ class Pool:
         :param function: importable by name.
         :param seconds: how long it may take; then it is ended, as an EngineBroken.
         :param silence: how long it may go without a :func:`doing` that says something new; then
-            it is ended likewise.
+            it is ended likewise. A new process may take longer to say its first word.
         """
         worker = self._idle.pop() if self._idle else _Worker()
         self._busy.append(worker)
@@ -231,6 +233,7 @@ class _Worker:
         self.silence: float | None = None
         self.until: float | None = None
         self.last: tuple[str, int] | None = None
+        self.is_new = True
         self.deadline: float | None = None
         self.is_alive = True
         self.connection, theirs = Pipe()
@@ -269,10 +272,12 @@ class _Worker:
 
     def _heard(self) -> None:
         limits = [] if self.until is None else [self.until]
-        limits += [] if self.silence is None else [time.monotonic() + self.silence]
+        if self.silence is not None:
+            limits.append(time.monotonic() + self.silence + (_STARTING if self.is_new else 0.0))
         self.deadline = min(limits, default=None)
 
     def receive(self) -> Progress | Ended:
+        self.is_new = False
         try:
             kind, value = self.connection.recv()
         except (EOFError, ConnectionResetError):

@@ -60,7 +60,7 @@ def test_a_campaign_killed_ten_times_ends_like_one_that_was_not(tmp_path: Path) 
         while killed.lines() <= before and process.poll() is None:
             assert time.monotonic() < until
             time.sleep(0.005)
-        time.sleep(moments.uniform(0, 0.2))
+        time.sleep(moments.uniform(0, 0.1))
         workers = children(process.pid)
         process.kill()
         cut_short += process.wait() == -signal.SIGKILL
