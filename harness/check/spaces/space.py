@@ -27,7 +27,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from math import prod
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,9 +40,9 @@ from harness.entry import PageTableFlags
 from harness.errors import InputError
 from harness.outcome import Access, AccessKind
 
-__all__ = ["MOST_ROWS", "Group", "GroupInfo", "Space"]
+__all__ = ["MOST_ROWS", "PLAIN_CPU", "Group", "GroupInfo", "Space"]
 
-MOST_ROWS = 1 << 16
+MOST_ROWS: Final = 1 << 16
 """Rows that a block has at most."""
 
 # Runs shorter than this are not worth a block of their own to spare the loop an entry.
@@ -50,12 +50,13 @@ _SHORT_RUN = 1 << 12
 
 _U64 = np.uint64
 _PS = int(PageTableFlags.HUGE_PAGE)
-_PLAIN_CPU = {
+PLAIN_CPU: Final = {
     "cr0": int(CR0.PE | CR0.ET | CR0.NE | CR0.PG),
     "cr3": TABLES[0],
     "cr4": int(CR4.PAE),
     "efer": int(EFER.LME | EFER.LMA),
 }
+"""The registers of a CPU in long mode where nothing else is switched on."""
 
 
 class GroupInfo(NamedTuple):
@@ -363,7 +364,7 @@ class Group:
             first = start + at
 
     def _question(self, state: int) -> tuple[CpuState, Access, bool]:
-        registers: dict[str, Any] = {**_PLAIN_CPU, **(self.registers or {})}
+        registers: dict[str, Any] = {**PLAIN_CPU, **(self.registers or {})}
         if self.levels == 5:
             registers["cr4"] |= int(CR4.LA57)
         names = set()
