@@ -393,7 +393,8 @@ class ScenarioAnswer:
     def kind(self) -> tuple[object, ...]:
         """Tell what makes two divergences the same one: what a shrunk scenario must keep."""
         verdict = self.decisive
-        outcome = verdict.permitted[0]["outcome"] if verdict.permitted else None
+        plain = verdict.predicted[0] if verdict.predicted else None
+        outcome = plain["outcome"] if isinstance(plain, dict) else plain and plain.outcome
         return (
             type(verdict.step).__name__,
             verdict.fields,
@@ -412,7 +413,7 @@ class ScenarioAnswer:
         line: dict[str, Any] = {
             "steps": [
                 {
-                    "predicted": list(verdict.permitted),
+                    "predicted": verdict.permitted,
                     "observed": {engine: verdict.result.to_json()},
                     "judgement": str(verdict.judgement),
                 }

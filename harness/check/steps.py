@@ -17,10 +17,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, cast
 
+from harness.check.case import prediction_to_json
 from harness.check.compare import Judgement
 from harness.engine.steps import Step, StepResult
 from harness.errors import NoMemory
 from harness.memory import PhysicalMemory
+from harness.walk import Walk
 
 __all__ = ["Overlay", "StepVerdict"]
 
@@ -32,23 +34,34 @@ class StepVerdict:
     :ivar step: what was asked.
     :ivar result: what the engine saw.
     :ivar judgement: agree, known, diverge or unsupported.
-    :ivar permitted: what the rules permit, each as JSON; the plainest first.
+    :ivar predicted: what the rules permit, the plainest first: walks, or JSON objects.
     :ivar rule: the rule that the engine breaks, or that decided.
     :ivar level: the level of the entry that decided, if one did.
     :ivar sentence: the difference in words; empty when there is none.
     :ivar fields: what differs, the most important first.
     :ivar known: names of the registered divergences that explain it.
+    :ivar acted: which bound of what may be stale the engine acted without: ``invlpg``,
+        ``cr3_load``, ``fault`` or ``order``; empty when that is not it.
     """
 
     step: Step
     result: StepResult
     judgement: Judgement
-    permitted: tuple[dict[str, Any], ...] = ()
+    predicted: tuple[Walk | dict[str, Any], ...] = ()
     rule: str = "COMBINE"
     level: int | None = None
     sentence: str = ""
     fields: tuple[str, ...] = field(default=())
     known: tuple[str, ...] = ()
+    acted: str = ""
+
+    @property
+    def permitted(self) -> list[dict[str, Any]]:
+        """List what the rules permit as JSON objects, each once."""
+        found = [
+            one if isinstance(one, dict) else prediction_to_json(one) for one in self.predicted
+        ]
+        return [one for place, one in enumerate(found) if one not in found[:place]]
 
 
 class Overlay:
