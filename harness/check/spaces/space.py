@@ -483,6 +483,11 @@ class Space(ABC):
         return tuple(group.info for group in self._groups)
 
     @property
+    def fields(self) -> dict[str, tuple[Field, ...]]:
+        """Give the choices of each group, by its name."""
+        return {group.name: group.fields for group in self._groups}
+
+    @property
     def total(self) -> int:
         """Give the number of combinations of all exhaustive groups: legal and pruned ones."""
         return sum(group.total for group in self._groups if group.strength is None)
