@@ -182,6 +182,11 @@ class Coverage:
         found = {cell.rule for cell in self.cells}
         return tuple(sorted(found, key=lambda rule: (order.get(rule, len(order)), rule)))
 
+    @property
+    def unmet(self) -> tuple[str, ...]:
+        """Its rules of which no cell was met."""
+        return tuple(rule for rule in self.rules if not self.total(rule))
+
     @cached_property
     def kinds(self) -> tuple[str, ...]:
         """Its kinds of access."""
@@ -284,8 +289,8 @@ class FindingReport:
     @property
     def where(self) -> str:
         """Name the rule and the entry: ``NX at level 2 (PDE)``."""
-        if self.level is None:
-            return self.rule
+        if self.level is None or not self.rule:
+            return self.rule or "no rule"
         name = f" ({entry_name(self.level)})" if 1 <= self.level <= 5 else ""
         return f"{self.rule} at level {self.level}{name}"
 
@@ -372,6 +377,7 @@ class CampaignReport:
     :ivar findings: divergences and deaths, the most frequent first.
     :ivar registered: the registered divergences of this engine.
     :ivar unsupported: the engine's reasons, and how often each.
+    :ivar scenarios: named sequences of steps, and what became of each; they are no cases.
     :ivar replayed: findings of former campaigns, asked again first: sentence → what became of it.
     :ivar planted: how planted bugs were found, where that was asked for.
     :ivar notes: sentences for the end: where something was written, how to go on.
@@ -395,6 +401,7 @@ class CampaignReport:
     findings: tuple[FindingReport, ...] = ()
     registered: tuple[Registered, ...] = ()
     unsupported: tuple[tuple[str, int], ...] = ()
+    scenarios: tuple[tuple[str, str], ...] = ()
     replayed: tuple[tuple[str, str], ...] = ()
     planted: tuple[Planted, ...] = ()
     notes: tuple[str, ...] = ()
@@ -415,7 +422,8 @@ class CampaignReport:
             self.findings
             or self.judged("diverge")
             or self.judged("broke")
-            or any(outcome == "diverge" for _, outcome in self.replayed)
+            or any(now in ("diverge", "broke") for _, now in self.replayed)
+            or any(became in ("diverge", "broke") for _, became in self.scenarios)
             or not all(row.good for row in self.planted)
         )
 
@@ -462,6 +470,7 @@ class CampaignReport:
             "findings": [finding.to_json() for finding in self.findings],
             "registered": [row._asdict() for row in self.registered],
             "reasons_unsupported": dict(self.unsupported),
+            "scenarios": dict(self.scenarios),
             "replayed": [
                 {"sentence": sentence, "now": outcome} for sentence, outcome in self.replayed
             ],

@@ -97,7 +97,10 @@ def campaign_html(report: CampaignReport) -> str:
 
 
 def heat_map(coverage: Coverage) -> HeatMap:
-    """Return coverage as rows of squares; kinds of access that a mode never has are left out."""
+    """Return coverage as rows of squares; without rules that no case met.
+
+    Kinds of access that a mode never has are left out.
+    """
     columns = tuple(
         (mode, kinds)
         for mode in coverage.modes
@@ -111,7 +114,10 @@ def heat_map(coverage: Coverage) -> HeatMap:
     )
     top = max(coverage.cells.values(), default=0)
     rows = []
+    unmet = coverage.unmet
     for rule in coverage.rules:
+        if rule in unmet:
+            continue
         levels = coverage.levels(rule)
         for at, level in enumerate(levels):
             squares = tuple(

@@ -7,6 +7,7 @@ One ``testsuite`` is one campaign. Its test cases are:
   often its cells were met is in ``system-out``; it is skipped when no case met it;
 * a failure in the rule and level that a finding is about, with the explanation and the way to see
   it again as the failure's text; an error when the engine died or hung;
+* one for each scenario, and one for each former finding that still differs;
 * one for each reason why the engine could not be asked, skipped;
 * one for each registered divergence, skipped when it no longer occurs;
 * one for each planted bug, a failure when it was not found.
@@ -51,6 +52,12 @@ def junit_xml(report: CampaignReport) -> bytes:
         if now != "fixed":
             case = cases.get(f"a former finding: {sentence}")
             _fail(case, junitparser.Failure(printable(f"still: {now}"), "diverge"), sentence)
+    for name, became in report.scenarios:
+        case = cases.get(f"scenario: {name}")
+        if became in ("diverge", "broke"):
+            _fail(case, junitparser.Failure(printable(f"the scenario: {became}"), became), name)
+        elif became == "unsupported":
+            case.append(junitparser.Skipped("the engine cannot play it"))
     for reason, count in report.unsupported:
         case = cases.get(f"unsupported: {reason}")
         case.append(junitparser.Skipped(printable(f"{count:,} cases: {reason}")))

@@ -55,6 +55,9 @@ def print_campaign(out: Console, report: CampaignReport) -> None:
     _print_planted(out, report)
     for number, finding in enumerate(report.findings, 1):
         _print_finding(out, number, finding)
+    for name, became in report.scenarios:
+        mark, style = ("✓", "green") if became == "agree" else ("✗", _STYLES.get(became, ""))
+        out.print(_text(f"{mark} scenario {name}: {became}", style))
     for sentence, now in report.replayed:
         mark, style = ("✓", "green") if now == "fixed" else ("✗", "red")
         _wrapped(out, f"{mark} a former finding, now {now}: ", sentence, style)
@@ -66,11 +69,16 @@ def print_campaign(out: Console, report: CampaignReport) -> None:
 def coverage_rows(coverage: Coverage) -> list[tuple[str, tuple[str, ...], tuple[str, ...], int]]:
     """Return the rows of the table of coverage.
 
+    Rules of which no cell was met have none.
+
     :returns: rule; the kinds of access that share the row; by mode, the levels as text of one
         length in each column; how many cases met it.
     """
     rows = []
+    unmet = coverage.unmet
     for rule in coverage.rules:
+        if rule in unmet:
+            continue
         groups: dict[tuple[str, ...], list[str]] = {}
         for kind in coverage.kinds:
             cells = tuple(_levels(coverage, rule, kind, mode) for mode in coverage.modes)
@@ -155,7 +163,7 @@ def _print_coverage(out: Console, coverage: Coverage) -> None:
     before = None
     for rule, kinds, cells, count in coverage_rows(coverage):
         table.add_row(
-            _text("" if rule == before else rule, "bold" if count else "bold red"),
+            _text("" if rule == before else rule, "bold"),
             _text(" ".join(kinds)),
             *(_marks(cell) for cell in cells),
             _text(f"{count:,}" if count else "none", "" if count else "red"),
@@ -165,7 +173,9 @@ def _print_coverage(out: Console, coverage: Coverage) -> None:
     legend = "digits: the levels that were met; -: no entry decided"
     if coverage.missing:
         legend += f"; {_MISSING}: never met; blank: cannot be met"
-    out.print(_text(legend, "dim"))
+    _wrapped(out, "", legend, "dim")
+    if coverage.unmet:
+        _wrapped(out, "rules that no case met: ", ", ".join(coverage.unmet), "")
     out.print()
 
 

@@ -96,6 +96,7 @@ REPORT = CampaignReport(
         Registered("gp-for-ss", "CANONICAL", "TCG does not know the segment.", 0, stale=True),
     ),
     unsupported=(("this engine has no PKS", 85),),
+    scenarios=(("aliases (4 levels)", "agree"), ("smep after a write (5 levels)", "known")),
     replayed=(("WP: a supervisor write was let through", "fixed"),),
     planted=(
         Planted("R/W of the PTE is taken for 1", "WP", 1, 12_000, 4, "WP"),
@@ -163,6 +164,7 @@ def nasty() -> CampaignReport:
         findings=(finding, dataclasses.replace(finding, judgement="broke", level=None)),
         registered=(Registered(NASTY, NASTY, NASTY, 1, stale=True),),
         unsupported=((NASTY, 5),),
+        scenarios=((NASTY, NASTY), (NASTY, "diverge")),
         replayed=((NASTY, NASTY),),
         planted=(Planted(NASTY, NASTY, None, None, None, NASTY),),
         notes=(NASTY,),
