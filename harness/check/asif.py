@@ -56,7 +56,7 @@ class _Edited:
 
     def read_u64(self, pa: int) -> int:
         level = self.level
-        raw = self.words.read_u64(self.root(pa) & ~7 if level == self.levels else pa)
+        raw = self.words.read_u64(self.root(pa) if level == self.levels else pa)
         edit = self.edits.get(level)
         if edit is not None:
             raw = edit(raw)
@@ -82,6 +82,7 @@ class Change:
     :ivar words: what is otherwise: "CR0.WP were 0".
     :ivar level: when it is about one level.
     :ivar also: rule, word, level of other causes that would show in the same way.
+    :ivar by_rules: it explains nothing unless one of ``rules`` decides now.
     :ivar tier: 0 for what is likely; those of a higher tier are tried when none of a lower one
         predicts what was observed.
     """
@@ -97,6 +98,7 @@ class Change:
     va: int | None = None
     edits: Mapping[int, Edit] = field(default_factory=dict)
     root: Edit = _same
+    by_rules: bool = False
 
     def walk(self, words: Words, before: Walk) -> Walk | None:
         """Ask the walker with this change; None when it cannot be asked so.
@@ -115,6 +117,17 @@ class Change:
             )
         except (InputError, NoMemory):
             return None
+
+    def moved(self, after: Walk, bits: dict[int, int]) -> dict[int, int]:
+        """Return the bits of entries, at the addresses where this change has the entries.
+
+        :param after: the walk under the change.
+        :param bits: address of an entry → bits.
+        """
+        if self.root is _same or not after.steps:
+            return bits
+        top = after.steps[0].address
+        return {self.root(at) if at == top else at: word for at, word in bits.items()}
 
     def rule(self, before: Walk, after: Walk) -> str:
         """Name the rule that an engine breaks that acts so."""
@@ -137,6 +150,7 @@ def changes(walk: Walk) -> Iterator[Change]:
     yield from _canonical(walk)
     yield from _stopped(walk)
     yield from _denied(walk)
+    yield from _implicit(walk)
     yield from _keys(walk)
     yield from _switches(walk)
     yield from _accesses(walk)
@@ -280,17 +294,23 @@ def _denied(walk: Walk) -> Iterator[Change]:
             entries = ", ".join(entry_name(level) for level in levels)
             words = f"bit {right} of the {entries} were {value}"
             yield Change((rule,), "ignored", words, None, also, edits=dict.fromkeys(levels, give))
+    if rule == "USER_US":
+        cpu = walk.cpu.replace(cpl=0, cr0=walk.cpu.cr0 | int(CR0.WP))
+        words = "the page were a user page"
+        if not walk.access.implicit:
+            yield Change((rule,), "ignored", words, cpu=cpu)
     # A supervisor's page taken for a user's: SMEP, SMAP and the keys then look at it.
     missing = [step.level for step in page.steps if not step.raw & _US]
-    if missing and rule != "USER_US":
-        rules = ("SMEP", "SMAP", "PKU")
+    if missing:
+        rules = ("PKU",) if rule == "USER_US" else ("SMEP", "SMAP", "PKU")
         words = "the page were a user page"
         also = ()
         if len(missing) == 1:
             also = (("COMBINE", "U/S-ignored", missing[0]),)
-        yield Change(
-            rules, "supervisor-page", words, None, also, edits=dict.fromkeys(every, _set(_US))
-        )
+        if page.steps[-1].raw & _US:
+            also += (("COMBINE", "U/S-leaf-only", None),)
+        give_all = dict.fromkeys(every, _set(_US))
+        yield Change(rules, "supervisor-page", words, None, also, edits=give_all, by_rules=True)
 
 
 def _keys(walk: Walk) -> Iterator[Change]:
@@ -308,10 +328,10 @@ def _keys(walk: Walk) -> Iterator[Change]:
     for register, rule in (("pkru", "PKU"), ("pkrs", "PKS")):
         for bit, name in ((0, "AD"), (1, "WD")):
             value = getattr(walk.cpu, register)
-            flipped = value ^ 1 << 2 * key + bit
+            now = 0 if value >> 2 * key + bit & 1 else 1
+            flipped = value | 1 << 2 * key + bit if now else value & ~(0x5555_5555 << bit)
             cpu = _changed(walk, **{register: flipped})
             if cpu is not None:
-                now = flipped >> 2 * key + bit & 1
                 yield Change(
                     (rule,),
                     f"{name}-{'assumed' if now else 'ignored'}",
@@ -322,7 +342,8 @@ def _keys(walk: Walk) -> Iterator[Change]:
         if other != key:
             words = f"the key were {other}"
             edit = _with_key(other)
-            yield Change(("KEY",), "wrong", words, leaf.level, tier=1, edits={leaf.level: edit})
+            also = (("KEY", "wrong", None),)
+            yield Change(("KEY",), "wrong", words, leaf.level, also, edits={leaf.level: edit})
 
 
 def _with_key(key: int) -> Edit:
@@ -337,7 +358,7 @@ _SWITCHES: Final = (
     ("rflags", int(RFLAGS.AC), "EFLAGS.AC", ("SMAP",)),
     ("cr4", int(CR4.PKE), "CR4.PKE", ("PKU",)),
     ("cr4", int(CR4.PKS), "CR4.PKS", ("PKS",)),
-    ("efer", int(EFER.NXE), "EFER.NXE", ("RSVD_NX", "NX")),
+    ("efer", int(EFER.NXE), "EFER.NXE", ("RSVD_NX",)),
 )
 
 
@@ -362,13 +383,22 @@ def _switches(walk: Walk) -> Iterator[Change]:
             yield Change(about, f"CPL={cpl}", words, tier=1, cpu=walk.cpu.replace(cpl=cpl))
 
 
+def _implicit(walk: Walk) -> Iterator[Change]:
+    access = walk.access
+    if access.is_fetch:
+        return
+    other = Access(access.kind, access.size, not access.implicit, access.stack)
+    rules = ("SMAP", "USER_US", "USER_RW", "WP", "PKU")
+    if other.implicit:
+        yield Change(rules, "implicit", "the access were implicit", tier=1, access=other)
+    else:
+        how = "implicit-as-explicit"
+        also = (("SMAP", how, None),)
+        yield Change(rules, how, "the access were explicit", None, also, access=other)
+
+
 def _accesses(walk: Walk) -> Iterator[Change]:
     access = walk.access
-    if not access.is_fetch:
-        other = Access(access.kind, access.size, not access.implicit, access.stack)
-        how = "implicit" if other.implicit else "explicit"
-        rules = ("SMAP", "USER_US", "USER_RW", "WP", "PKU")
-        yield Change(rules, how, f"the access were {how}", access=other)
     here = 0x1000 - (walk.va & 0xFFF)
     if here < access.size:
         lower = Access(access.kind, here, access.implicit, access.stack)
@@ -388,8 +418,12 @@ def _accesses(walk: Walk) -> Iterator[Change]:
         if kind is access.kind or (kind is AccessKind.FETCH and (access.implicit or access.stack)):
             continue
         as_kind = Access(kind, access.size, access.implicit, access.stack)
-        about = ("PKU", "PKS", "NX", "WP", "USER_RW", "SMEP", "SMAP")
-        yield Change(about, f"as-{kind}", f"it were a {kind}", tier=1, access=as_kind)
+        about: tuple[str, ...] = ("PKU", "PKS", "NX", "WP", "USER_RW", "SMEP", "SMAP")
+        tier = 1
+        if access.is_fetch and (walk.cpu.pke or walk.cpu.pks):
+            # Keys are for data alone: that they are asked at a fetch is a likely flaw.
+            about, tier = ("PKU", "PKS"), 0
+        yield Change(about, f"as-{kind}", f"it were a {kind}", tier=tier, access=as_kind)
 
 
 def _sizes(walk: Walk) -> Iterator[Change]:
@@ -491,5 +525,11 @@ def _roots(walk: Walk) -> Iterator[Change]:
     low = walk.cpu.cr3 & 0xFFF
     if low:
         words = f"the root table began at {format_address(walk.cpu.cr3)}"
-        yield Change(("CR3",), "low-bits", words, tier=1, root=lambda pa: pa + low)
-        yield Change(("CR3",), "low-bits", words, tier=1, root=lambda pa: pa | low)
+        edits: tuple[Edit, ...] = (
+            lambda pa: pa | low,
+            lambda pa: pa + low,
+            lambda pa: (pa | low) & ~7,
+            lambda pa: (pa + low) & ~7,
+        )
+        for edit in edits:
+            yield Change(("CR3",), "low-bits", words, root=edit)

@@ -19,14 +19,14 @@ from __future__ import annotations
 
 import dataclasses
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, Final, cast
+from typing import Any, Final, TypeAlias, cast
 
 from harness.address import entry_name, format_address
 from harness.check.asif import Change, changes
 from harness.check.case import observation_to_json, prediction_to_json
-from harness.check.compare import Agreement, Difference, Field, compare, excess, permitted
+from harness.check.compare import Agreement, Difference, Field, compare, excess
 from harness.check.finding import Finding
 from harness.check.known import EngineIdentity, Verdict, explain
 from harness.check.words import Words, words_of
@@ -132,24 +132,27 @@ def cause_of(
     if isinstance(result, Agreement):
         raise ValueError("only a difference has a cause, and this observation agrees")
     if result.fields == (Field.CHANGED,):
-        return _finished(_of_bits(walk, observation))
+        return _finished([*_of_second_page(walk, observation), *_of_bits(walk, observation)])
     if result.fields == (Field.STORED,):
         words = "the CPU wrote to the page that it could, although the access faults"
         return _finished([Explanation.of("SPLIT", "stored", None, words)])
     code = list(_of_code(walk, observation))
     if code and _is_about_code_alone(walk, observation):
         return _finished(code)
-    tried = [
-        (change, after)
-        for change in changes(walk)
-        if (after := change.walk(memory, walk)) is not None
-    ]
+    listed = list(changes(walk))
+    tried: dict[int, list[tuple[Change, Walk]]] = {}
     for agrees in (_exactly, _but_for_known(engine, memory), _but_for_bits):
         for tier in (0, 1):
+            if tier not in tried:
+                tried[tier] = [
+                    (change, after)
+                    for change in listed
+                    if change.tier == tier and (after := change.walk(memory, walk)) is not None
+                ]
             found = [
                 one
-                for change, after in tried
-                if change.tier == tier and agrees(walk, after, observation)
+                for change, after in tried[tier]
+                if _answers(change, walk, after, observation) and agrees(change, after, observation)
                 for one in _explanations(change, walk, after)
             ]
             if tier == 0:
@@ -157,7 +160,7 @@ def cause_of(
                 found += code
             if found:
                 return _finished(found)
-    return _finished([_guess(walk, observation)], explained=False)
+    return _finished(_guesses(walk, observation), explained=False)
 
 
 def _finished(found: list[Explanation], *, explained: bool = True) -> Cause:
@@ -182,17 +185,16 @@ def _finished(found: list[Explanation], *, explained: bool = True) -> Cause:
 # What agreement is: exactly, with registered divergences beside the change, or apart from A and D.
 
 
-def _exactly(before: Walk, after: Walk, seen: Observation) -> bool:
-    return _answers(before, after, seen) and permitted(after, seen.changed)
+def _exactly(change: Change, after: Walk, seen: Observation) -> bool:
+    if not after.completed:
+        may = change.moved(after, after.may_set)
+        return all(not bits & ~may.get(at, 0) for at, bits in seen.changed.items())
+    return change.moved(after, after.sets) == seen.changed
 
 
-def _but_for_bits(before: Walk, after: Walk, seen: Observation) -> bool:
-    return _answers(before, after, seen)
-
-
-def _but_for_known(engine: EngineIdentity | None, memory: Words) -> Any:
-    def agrees(before: Walk, after: Walk, seen: Observation) -> bool:
-        if engine is None or not _answers(before, after, seen):
+def _but_for_known(engine: EngineIdentity | None, memory: Words) -> _Agrees:
+    def agrees(change: Change, after: Walk, seen: Observation) -> bool:
+        if engine is None:
             return False
         result = compare(after, seen)
         return isinstance(result, Difference) and bool(
@@ -202,22 +204,27 @@ def _but_for_known(engine: EngineIdentity | None, memory: Words) -> Any:
     return agrees
 
 
-def _answers(before: Walk, after: Walk, seen: Observation) -> bool:
+def _but_for_bits(change: Change, after: Walk, seen: Observation) -> bool:
+    return True
+
+
+_Agrees: TypeAlias = Callable[[Change, Walk, Observation], bool]
+
+
+def _answers(change: Change, before: Walk, after: Walk, seen: Observation) -> bool:
+    """Say whether a walk under a change answers what was seen, apart from A and D."""
+    if change.by_rules and after.rule not in change.rules:
+        return False
     if after.outcome is not seen.outcome:
         return False
     if seen.outcome is Outcome.PAGE_FAULT:
         # A right may be lost or found, and the access still be reported for what it is.
         codes = (after.error_code, error_code(before.cpu, before.access, after.rule))
-        if seen.error_code not in codes or seen.cr2 not in (after.cr2, _as_before(before, after)):
-            return False
-    elif after.error_code != seen.error_code:
+        addresses = (after.cr2, before.va if change.rules[0] == "CANONICAL" else after.cr2)
+        return seen.error_code in codes and seen.cr2 in addresses
+    if after.error_code != seen.error_code:
         return False
     return seen.pa is None or seen.pa == after.pa
-
-
-def _as_before(before: Walk, after: Walk) -> int | None:
-    """Return CR2 with the address as it was asked, where the change was made to the address."""
-    return before.va if after.second is None and before.va != after.va else after.cr2
 
 
 def _explanations(change: Change, before: Walk, after: Walk) -> Iterator[Explanation]:
@@ -282,6 +289,9 @@ def _of_code(walk: Walk, seen: Observation) -> Iterator[Explanation]:
                 yield Explanation.of("ERR", f"{how}:{only}", None, sentence)
     if wrong == _FU and walk.access.implicit:
         yield Explanation.of("ERR", f"{how}:implicit", None, sentence)
+        if how == "U-extra":
+            words = "the CPU acted as if the access were explicit"
+            yield Explanation.of("SMAP", "implicit-as-explicit", None, words)
     yield Explanation.of("ERR", how, None, sentence)
 
 
@@ -326,10 +336,12 @@ def _of_address(walk: Walk, seen: Observation) -> Iterator[Explanation]:
         return
     for bits, page in ((12, "4K"), (21, "2M"), (30, "1G")):
         low = (1 << bits) - 1
-        if 1 << bits != size and reached == frame & ~low | walk.va & low:
+        starts = (frame & ~low, frame & -size)
+        if 1 << bits != size and reached in [start | walk.va & low for start in starts]:
             rule = "PAT" if level == 1 and leaf.raw & _PS else "BIG"
             words = f"the CPU acted as if {name} mapped a page of {page}"
             yield Explanation.of(rule, f"as-{page}", level, words)
+            yield Explanation.of(rule, f"as-{page}", None, words)
     for bits in range(51, 31, -1):
         if reached == predicted & (1 << bits) - 1:
             words = f"the CPU lost bits 51:{bits} of the frame's address in {name}"
@@ -342,12 +354,13 @@ def _of_address(walk: Walk, seen: Observation) -> Iterator[Explanation]:
 
 def _of_order(walk: Walk, seen: Observation) -> Iterator[Explanation]:
     page = walk.second if walk.second is not None and not walk.completed else walk
-    if seen.outcome is not Outcome.PAGE_FAULT or seen.cr2 != walk.cr2:
+    if seen.outcome is not Outcome.PAGE_FAULT or seen.cr2 != page.va:
         return
-    if page.rule != "PRESENT" and not page.rule.startswith("RSVD_"):
+    if page.rule not in ("PRESENT", "ORDER") and not page.rule.startswith("RSVD_"):
         return
     granted = _RW | _US | _XD | 1
-    for step in page.steps if page.rule != "PRESENT" else page.steps[:-1]:
+    steps = page.steps
+    for step in steps if page.rule != "PRESENT" else steps[:-1]:
         granted &= step.raw ^ _XD
         rule = denial(walk.cpu, walk.access, granted, 0)
         if rule in _RIGHTS and seen.error_code == error_code(walk.cpu, walk.access, rule):
@@ -355,7 +368,7 @@ def _of_order(walk: Walk, seen: Observation) -> Iterator[Explanation]:
                 f"the CPU acted as if rights were judged at level {step.level} ({rule}), before "
                 f"the entry of level {page.level} was looked at"
             )
-            if step is page.steps[-1]:
+            if step is steps[-1] and page.rule != "ORDER":
                 words = "the CPU acted as if rights were judged before reserved bits"
             yield Explanation.of("ORDER", "rights-first", step.level, words)
             yield Explanation.of("ORDER", "rights-first", None, words)
@@ -365,12 +378,24 @@ def _of_order(walk: Walk, seen: Observation) -> Iterator[Explanation]:
 # Accessed and dirty bits.
 
 
+def _of_second_page(walk: Walk, seen: Observation) -> Iterator[Explanation]:
+    """Explain bits that are as if an access had not reached its upper page."""
+    if walk.second is None or not walk.completed:
+        return
+    upper = walk.second.sets
+    lower = {step.address for step in walk.steps}
+    left = {at: bits for at, bits in walk.sets.items() if at in lower or at not in upper}
+    if left == seen.changed:
+        words = "the CPU acted as if the access ended with the lower page"
+        yield Explanation.of("SPLIT", "upper-ignored", None, words)
+
+
 def _of_bits(walk: Walk, seen: Observation) -> list[Explanation]:
     places: dict[int, list[tuple[int, bool, int]]] = defaultdict(list)
     for page in (walk, walk.second):
-        for step in page.steps if page is not None else ():
-            is_last = page is not None and step is page.steps[-1]
-            place = (step.level, is_last, step.raw)
+        steps = () if page is None else page.steps
+        for step in steps:
+            place = (step.level, step is steps[-1], step.raw)
             if place not in places[step.address]:
                 places[step.address].append(place)
     several = [
@@ -445,7 +470,7 @@ def _of_bit(
 # What nothing explains.
 
 
-def _guess(walk: Walk, seen: Observation) -> Explanation:
+def _guesses(walk: Walk, seen: Observation) -> list[Explanation]:
     """Name the rule that is most likely meant, without an explanation."""
     rule, level = walk.rule, walk.level
     difference = compare(walk, seen)
@@ -474,8 +499,16 @@ def _guess(walk: Walk, seen: Observation) -> Explanation:
         f"no single change explains it: predicted {_word(walk)}, "
         f"observed {_word(seen)} ({difference.sentence})"
     )
-    key = f"{rule}:unexplained:{_word(walk)}>{_word(seen)}".replace(" ", "-")
-    return Explanation(key, rule, level, sentence)
+    if rule == walk.rule and not walk.completed:
+        # It did not do what the rule says: perhaps it ignores the rule.
+        return [
+            Explanation.of(rule, "ignored", level, sentence),
+            Explanation.of(rule, "ignored", None, sentence),
+        ]
+    return [
+        Explanation.of(rule, "unexplained", level, sentence),
+        Explanation.of(rule, "unexplained", None, sentence),
+    ]
 
 
 def _word(answer: Walk | Observation) -> str:
@@ -576,12 +609,22 @@ def root_causes(findings: Iterable[Finding]) -> list[Finding]:
             left.append((finding, {one["key"]: rank for rank, one in enumerate(explanations)}))
         else:
             result.append(finding)
+    everything = left
+    chosen: list[str] = []
     while left:
         candidates = sorted({key for _, keys in left for key in keys})
-        chosen = min(candidates, key=lambda key: _merit(key, left))
-        group = [finding for finding, keys in left if chosen in keys]
-        left = [(finding, keys) for finding, keys in left if chosen not in keys]
-        result.append(_merged(chosen, group))
+        key = min(candidates, key=lambda key: _merit(key, left))
+        chosen.append(key)
+        left = [(finding, keys) for finding, keys in left if key not in keys]
+    # What was chosen early may have become needless: what came later explains it, too.
+    for key in reversed(chosen):
+        others = [other for other in chosen if other != key]
+        if all(any(other in keys for other in others) for _, keys in everything if key in keys):
+            chosen = others
+    groups: dict[str, list[Finding]] = {key: [] for key in chosen}
+    for finding, keys in everything:
+        groups[next(key for key in chosen if key in keys)].append(finding)
+    result += [_merged(key, group) for key, group in groups.items()]
     return sorted(result, key=lambda finding: (finding.first, finding.key))
 
 
