@@ -47,6 +47,7 @@ class Tally:
     :ivar known: how often each registered divergence was met, by its name.
     :ivar unsupported: the engine's reasons, and how often each.
     :ivar scenarios: what became of each named scenario; they are no cases.
+    :ivar steering: what the work needs to know to plan its next round, if it steers.
     :ivar findings: one for each cause, by its key.
     """
 
@@ -57,6 +58,7 @@ class Tally:
     known: Counter[str] = field(default_factory=Counter)
     unsupported: Counter[str] = field(default_factory=Counter)
     scenarios: Counter[str] = field(default_factory=Counter)
+    steering: Counter[str] = field(default_factory=Counter)
     findings: dict[str, Finding] = field(default_factory=dict)
 
     def add(self, finding: Finding) -> None:
@@ -97,4 +99,4 @@ class Tally:
         return result
 
 
-_COUNTERS = ("judgements", "outcomes", "coverage", "known", "unsupported", "scenarios")
+_COUNTERS = ("judgements", "outcomes", "coverage", "known", "unsupported", "scenarios", "steering")
