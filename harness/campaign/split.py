@@ -32,8 +32,8 @@ __all__ = ["Attempt", "Deaths"]
 
 # A new process imports and calibrates its engine before it says anything new.
 _LEAST_SECONDS: Final = 15.0
-# Two siblings that die, on five levels, without one part that lives: nothing will live.
-_HOPELESS: Final = 31
+# All parts on six levels die and none lives: that is not a few cases.
+_HOPELESS: Final = 63
 # A shard of 65,536 cases with ten that kill has about 160 deaths.
 _TOO_MANY: Final = 400
 
