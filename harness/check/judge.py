@@ -8,9 +8,11 @@ the first step that diverges, or that cannot be judged; nothing behind that mean
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from harness.check.compare import Judgement
 from harness.check.known import EngineIdentity
+from harness.check.known_steps import explain_step
 from harness.check.scenario import states
 from harness.check.stale import History
 from harness.check.steps import StepVerdict
@@ -53,6 +55,10 @@ def judge_steps(
     verdicts: list[StepVerdict] = []
     for step, result, state in zip(steps, results, states(cpu, steps), strict=True):
         verdict = _judge(engine, history, state, step, result)
+        if verdict.judgement is Judgement.DIVERGE:
+            known = explain_step(engine, verdict)
+            if known:
+                verdict = replace(verdict, judgement=Judgement.KNOWN, known=known)
         verdicts.append(verdict)
         if verdict.judgement in (Judgement.DIVERGE, Judgement.UNSUPPORTED):
             break

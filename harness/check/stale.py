@@ -31,7 +31,7 @@ import dataclasses
 import enum
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import cast
+from typing import Final, cast
 
 from harness.address import format_address
 from harness.check.compare import Difference, Judgement, compare
@@ -50,7 +50,7 @@ _MASK = (1 << 64) - 1
 _A, _D, _G = (
     int(bit) for bit in (PageTableFlags.ACCESSED, PageTableFlags.DIRTY, PageTableFlags.GLOBAL)
 )
-_PGE, _SMEP, _NXE = int(CR4.PGE), int(CR4.SMEP), int(EFER.NXE)
+_PGE, _SMEP, _PKE, _NXE = int(CR4.PGE), int(CR4.SMEP), int(CR4.PKE), int(EFER.NXE)
 _ENOUGH = 4096
 """Walks for one access; a sequence that needs more is not judged."""
 
@@ -70,8 +70,25 @@ class _Bound(enum.Enum):
     INVLPG = "invlpg had invalidated nothing"
     CR3_LOAD = "a load of CR3 or CR4 had invalidated nothing"
     FAULT = "a page fault had invalidated nothing"
+    PKE = "CR4.PKE had not changed"
+    CONTROL = "no control bit had changed"
     ORDER = "old and new entries were read together that never stood there together"
 
+
+_LIFTED: Final = tuple(
+    frozenset(bounds)
+    for bounds in (
+        {_Bound.INVLPG},
+        {_Bound.CR3_LOAD},
+        {_Bound.FAULT},
+        {_Bound.PKE},
+        {_Bound.CONTROL},
+        {_Bound.FAULT, _Bound.PKE},
+        {_Bound.ORDER},
+        {_Bound.INVLPG, _Bound.CR3_LOAD, _Bound.FAULT, _Bound.ORDER},
+    )
+)
+"""In which order a broken bound is looked for."""
 
 _BOUND_OF = {
     _Kind.INVLPG: _Bound.INVLPG,
@@ -119,7 +136,8 @@ class History:
         self._versions: dict[int, list[tuple[int, int]]] = {}
         self._events = [_Event(0, None, 0, False, cpu.cr3)]
         self._nxe = [(0, cpu.nxe)]
-        self._cpus: dict[tuple[CpuState, int, bool], CpuState] = {}
+        self._controls = [(cpu.cr0, cpu.cr4, cpu.pkru)]
+        self._cpus: dict[tuple[object, ...], CpuState] = {}
         self.settled = True
         """Whether nothing was written since everything was invalidated."""
 
@@ -134,7 +152,15 @@ class History:
     def change(self, bits: dict[int, int]) -> None:
         """Take in that the CPU changed words: its A and D bits, and what it stored."""
         for pa, changed in bits.items():
-            self._record(pa, self.memory.read_u64(pa) ^ changed)
+            old = self.memory.read_u64(pa)
+            if changed & ~(_A | _D) or old & changed:
+                self._record(pa, old ^ changed)
+                continue
+            # No cache holds an entry without its A, and D is set again where it is set already:
+            # the version before this one makes no difference.
+            self.memory.write_u64(pa, old | changed)
+            if pa in self._versions:
+                self._versions[pa][-1] = self._versions[pa][-1][0], old | changed
 
     def invlpg(self, va: int) -> None:
         """Take in an ``invlpg``."""
@@ -158,6 +184,10 @@ class History:
                 self._happens(_Kind.ROOT, 0, spares_global=bool(before.cr4 & _PGE))
         elif step.register == "efer":
             self._nxe.append((self._time, bool(step.value & _NXE)))
+        if step.register in ("cr0", "cr4", "pkru"):
+            cr0, cr4, pkru = self._controls[-1]
+            now = {"cr0": cr0, "cr4": cr4, "pkru": pkru} | {step.register: step.value}
+            self._controls.append((now["cr0"], now["cr4"], now["pkru"]))
 
     def _happens(
         self, kind: _Kind, va: int, *, spares_global: bool = False, cr3: int | None = None
@@ -210,8 +240,7 @@ class History:
         for number, segment in enumerate(segments):
             if number and not self._versions:
                 break
-            for nxe in self._nxe_during(segment):
-                state = self._cpu(cpu, segment.cr3, nxe)
+            for state in self._states(cpu, segment, lifted):
                 choices: list[int] = []
                 while True:
                     budget -= 1
@@ -248,22 +277,34 @@ class History:
             last = event.time - 1
         return found
 
-    def _nxe_during(self, segment: _Segment) -> list[bool]:
-        """Give what EFER.NXE was from the start of a segment on, its value now first."""
-        values = [self._nxe[-1][1]]
+    def _states(
+        self, cpu: CpuState, segment: _Segment, lifted: frozenset[_Bound]
+    ) -> Iterator[CpuState]:
+        """Give the states in which a walk of a segment may have been made, the present first."""
+        # What EFER.NXE makes reserved was checked when the translation was made.
+        nxe = [cpu.nxe]
         for at, (_, value) in enumerate(self._nxe):
             until = self._nxe[at + 1][0] if at + 1 < len(self._nxe) else self._time
-            if until >= segment.first and value not in values:
-                values.append(value)
-        return values
+            if until >= segment.first and value not in nxe:
+                nxe.append(value)
+        controls = [(cpu.cr0, cpu.cr4, cpu.pkru)]
+        if _Bound.CONTROL in lifted:
+            controls += self._controls
+        elif _Bound.PKE in lifted:
+            controls.append((cpu.cr0, cpu.cr4 ^ _PKE, cpu.pkru))
+        for cr0, cr4, pkru in dict.fromkeys(controls):
+            for value in nxe:
+                efer = cpu.efer & ~_NXE | (_NXE if value else 0)
+                yield self._cpu(cpu, cr0, segment.cr3, cr4, efer, pkru)
 
-    def _cpu(self, cpu: CpuState, cr3: int, nxe: bool) -> CpuState:
-        if cpu.cr3 == cr3 and cpu.nxe == nxe:
+    def _cpu(self, cpu: CpuState, *controls: int) -> CpuState:
+        if controls == (cpu.cr0, cpu.cr3, cpu.cr4, cpu.efer, cpu.pkru):
             return cpu
-        found = self._cpus.get((cpu, cr3, nxe))
+        found = self._cpus.get((cpu, *controls))
         if found is None:
-            found = cpu.replace(cr3=cr3, efer=cpu.efer & ~_NXE | (_NXE if nxe else 0))
-            self._cpus[cpu, cr3, nxe] = found
+            names = ("cr0", "cr3", "cr4", "efer", "pkru")
+            found = cpu.replace(**dict(zip(names, controls, strict=True)))
+            self._cpus[cpu, *controls] = found
         return found
 
     def options(self, pa: int, time: int, last: int, any_time: bool) -> list[tuple[int, int]]:
@@ -403,38 +444,39 @@ class History:
         """Find the bound without which the observation would be permitted."""
         step, seen = differs.step, differs.result.seen
         assert isinstance(step, AccessStep)
-        for lifted in (
-            {_Bound.INVLPG},
-            {_Bound.CR3_LOAD},
-            {_Bound.FAULT},
-            {_Bound.ORDER},
-            set(_Bound),
-        ):
+        # A key is only kept in mind by who knows of CR4.PKE: without a change of it there is none.
+        ever = {cr4 & _PKE for _, cr4, _ in self._controls}
+        for lifted in _LIFTED:
+            if _Bound.PKE in lifted and len(ever) == 1:
+                continue
             try:
-                wider = self.candidates(cpu, step.va, step.access, frozenset(lifted))
+                wider = self.candidates(cpu, step.va, step.access, lifted)
             except TooMany:
                 continue
             agreed = self._permits(wider, step, seen)
             if agreed is None:
                 continue
-            acted = next(iter(lifted)) if len(lifted) == 1 else None
             return dataclasses.replace(
                 differs,
-                rule=self._rule(acted, agreed, step.va),
+                rule=self._rule(lifted, agreed, walks, step.va),
                 level=agreed.level,
                 sentence=f"a {step.access.kind} of {format_address(step.va)} at CPL {cpu.cpl} "
                 f"ended as {seen.outcome}{_at(seen)}, as if "
-                + (acted.value if acted else "nothing were ever invalidated")
+                + " and ".join(bound.value for bound in _Bound if bound in lifted)
                 + "; it must end as "
                 + " or ".join(dict.fromkeys(f"{w.outcome}{_at(w)}" for w in walks)),
-                acted=acted.name.lower() if acted else "",
+                acted="+".join(bound.name.lower() for bound in _Bound if bound in lifted),
             )
         return differs
 
-    def _rule(self, acted: _Bound | None, agreed: Walk, va: int) -> str:
-        if acted is _Bound.CR3_LOAD:
+    def _rule(self, lifted: frozenset[_Bound], agreed: Walk, walks: list[Walk], va: int) -> str:
+        if lifted == {_Bound.CR3_LOAD}:
             return "CR3_LOAD"
-        if acted is not _Bound.INVLPG:
+        if lifted == {_Bound.PKE}:
+            return "PKU"
+        if lifted == {_Bound.CONTROL}:
+            return walks[0].rule if walks[0].rule != "COMBINE" else agreed.rule
+        if lifted != {_Bound.INVLPG}:
             return "STALE"
         own = any(
             event.kind is _Kind.INVLPG and event.va >> 12 == va >> 12 for event in self._events

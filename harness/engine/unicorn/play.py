@@ -392,8 +392,9 @@ class Player:
         self._arm(cpl)
         ahead: dict[int, int] = {}
         if access.is_fetch:
-            if va & 0xFFF > 0xFFF - _LONGEST:
-                ahead = {i: self._words[i] for i in self._chain_of((va | 0xFFF) + 1 & _MASK)}
+            own = self._chain_of(va)
+            behind = self._chain_of((va | 0xFFF) + 1 & _MASK)
+            ahead = {i: self._words[i] for i in behind if i not in own}
             error = self._go(va, 0)
         else:
             start, end = self._place(SNIPPETS[key_of(access)])
@@ -435,8 +436,12 @@ class Player:
                 if upper is not None and self._memory.offset(upper) < 0:
                     return Outcome.NO_MEMORY, None, None, upper, None
             return Outcome.MAPPED, None, None, pa, value
-        if self._holes:
-            return Outcome.NO_MEMORY, None, None, self._holes[0] & ~7, None
+        holes = self._holes
+        if holes and spans and self._cr2 >> 12 != va >> 12:  # those of the lower page are read
+            lower = core.translate(va, _PROT[access.kind])
+            holes = [pa for pa in holes if lower is None or pa >> 12 != lower >> 12]
+        if holes:
+            return Outcome.NO_MEMORY, None, None, holes[0] & ~7, None
         outcome = _VECTORS.get(vector)
         if outcome is None or outcome is Outcome.UNSUPPORTED:
             raise EngineError(f"a step at {va:#x} raised exception {vector}")
@@ -453,7 +458,7 @@ class Player:
         """Take back what decoding over the end of a page did to the next one."""
         changed = False
         for i, word in ahead.items():
-            if i not in self._watch and self._words[i] != word:
+            if self._words[i] != word:
                 self._words[i] = word
                 changed = True
         if changed:  # its translation must be made anew when it is really asked for
