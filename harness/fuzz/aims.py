@@ -84,7 +84,11 @@ def random_address(
     how = roll()
     if size > 1 and roll() < knobs["span"]:
         features.add("span")
-        va = (va << 12 | 0xFFF) - int(roll() * (size - 1))
+        va = va << 12 | 0xFFF
+        if roll() < knobs["span-tables"]:
+            features.add("span-tables")
+            va |= (1 << 12 + 9 * int(roll() * (space.levels + 1))) - 1
+        va = va - int(roll() * (size - 1)) & (1 << bits) - 1
     elif how < knobs["entry"]:
         features.add("entry")
         va = va << 12 | indices[int(roll() * len(indices))] << 3

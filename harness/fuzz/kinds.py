@@ -7,7 +7,7 @@ makes, and a knob of the same name: one line of :data:`SCENARIOS`. Nothing here 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Final, NamedTuple
 
@@ -23,7 +23,7 @@ class Scenarios(NamedTuple):
     """A kind of scenarios: what makes the one of a seed and a number, and their RAM."""
 
     generate: Callable[[int, int], Scenario]
-    ram: Iterable[tuple[int, int]]
+    ram: tuple[tuple[int, int], ...]
 
 
 SCENARIOS: Final[Mapping[str, Scenarios]] = MappingProxyType(

@@ -63,6 +63,7 @@ DEFAULTS: Final[Mapping[str, float]] = MappingProxyType(
         "stack": 0.15,
         "entry": 0.4,
         "span": 0.3,
+        "span-tables": 0.1,
         "edge-address": 0.04,
         "not-canonical": 0.02,
     }

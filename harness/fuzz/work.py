@@ -23,10 +23,10 @@ from functools import cache
 from importlib.metadata import version
 from typing import Any, Final
 
-from harness.check.campaign import Bench
+from harness.check.campaign import Bench, shrink_finding
 from harness.check.case import Case
 from harness.check.cause import finding_of
-from harness.check.compare import Difference, Judgement
+from harness.check.compare import Judgement
 from harness.check.finding import Finding
 from harness.check.known import Verdict, judge
 from harness.check.reproducer import judge_json
@@ -41,9 +41,8 @@ from harness.fuzz.kinds import SCENARIOS, kind_of, step_kind
 from harness.fuzz.spaces import RAM
 from harness.fuzz.steer import DEFAULTS, turned
 from harness.isolate import doing
-from harness.memory import Region
 from harness.outcome import Outcome
-from harness.walk import Walk, walk
+from harness.walk import walk
 
 __all__ = ["LONGEST", "FuzzWork"]
 
@@ -154,8 +153,6 @@ class FuzzWork:
 
     def shrunk(self, finding: Finding) -> Finding:
         """Return a finding with the smallest case that shows it."""
-        from harness.check.shrink import shrink_finding
-
         return shrink_finding(finding, opener(self.engine))
 
 

@@ -51,6 +51,10 @@ _VECTORS = {
 _NOWHERE = 1 << 63
 """Never reached: unicorn 2.1.4 translates the stop address when it ends, which sets A bits."""
 
+_ONE_INSTRUCTION = 1 << 3
+"""unicorn 2.1.4: HF_INHIBIT_IRQ in hflags ends a block after one instruction; blocks of a page of
+zeros would be 512 instructions long, and take half a millisecond to translate."""
+
 _SHIFTS = {4: (39, 30, 21, 12), 5: (48, 39, 30, 21, 12)}
 _TABLE = 0x000F_FFFF_FFFF_F000
 _MASK = (1 << 64) - 1
@@ -267,6 +271,7 @@ class Prober:
         self._events = _Events()
         try:
             core.state[:] = self._last_template
+            core.d[core.at.hflags // 4] |= _ONE_INSTRUCTION
             core.restore()
             LIB.uc_ctl(core.handle, FLUSH_TLB)
             error = LIB.uc_emu_start(core.handle, va, _NOWHERE, 0, 0)
