@@ -300,9 +300,9 @@ def _denied(walk: Walk) -> Iterator[Change]:
         if not walk.access.implicit:
             yield Change((rule,), "ignored", words, cpu=cpu)
     # A supervisor's page taken for a user's: SMEP, SMAP and the keys then look at it.
-    missing = [step.level for step in page.steps if not step.raw & _US]
+    withheld_at = {step.level for step in steps_of(walk) if not step.raw & _US}
+    missing = sorted(withheld_at, reverse=True)
     if missing:
-        rules = ("PKU",) if rule == "USER_US" else ("SMEP", "SMAP", "PKU")
         words = "the page were a user page"
         also = ()
         if len(missing) == 1:
@@ -310,7 +310,18 @@ def _denied(walk: Walk) -> Iterator[Change]:
         if page.steps[-1].raw & _US:
             also += (("COMBINE", "U/S-leaf-only", None),)
         give_all = dict.fromkeys(every, _set(_US))
-        yield Change(rules, "supervisor-page", words, None, also, edits=give_all, by_rules=True)
+        keyless = _changed(walk, cr4=walk.cpu.cr4 & ~int(CR4.PKE | CR4.PKS))
+        for rules, state in ((("SMEP", "SMAP"), keyless), (("PKU",), None)):
+            yield Change(
+                rules,
+                "supervisor-page",
+                words,
+                None,
+                also,
+                cpu=state,
+                edits=give_all,
+                by_rules=True,
+            )
 
 
 def _keys(walk: Walk) -> Iterator[Change]:
