@@ -313,11 +313,11 @@ class EntryObservations:
     def __len__(self) -> int:
         return len(self.outcome)
 
-    def take(self, other: EntryObservations) -> None:
-        """Fill these columns with another's of the same shape."""
+    def put(self, rows: NDArray[np.intp], some: EntryObservations) -> None:
+        """Fill some rows with another's."""
         for name in ("outcome", "error_code", "cr2", "pa", "after"):
-            getattr(self, name)[:] = getattr(other, name)
-        self.reason = other.reason
+            getattr(self, name)[..., rows] = getattr(some, name)
+        self.reason = some.reason or self.reason
 
     def rows(self, where: slice) -> EntryObservations:
         """Return some of the rows, which are views."""

@@ -381,8 +381,6 @@ class BlockBench:
             self.memory.write_u64(pa, word)
         prediction = walk(self.memory, block.cpu, block.va, block.access)
         observation = _observation(block, seen, row, words)
-        if observation.outcome is Outcome.MAPPED and observation.pa is None and not block.twice:
-            observation = self.engine.probe(block.cpu, block.va, block.access)  # lands elsewhere
         verdict = judge(self.engine, self.memory, prediction, observation)
         if verdict.difference is None:
             return self._only_together(block, prediction, observation, rows, first)

@@ -64,9 +64,9 @@ class Engine(Protocol):
         """Make one access under each of many versions of the entries that it walks, in columns.
 
         ``entries[j, i]`` is what version i holds at physical address ``at[j]``; every other entry
-        of the walk must have A set, and D where it may be written through. The access stays within
-        one aligned word, and where it may land is told by ``landings``: the physical addresses of
-        words whose content does not matter; only there the physical address is sure to be learnt.
+        of the walk must have A set, and D where it may be written through. ``landings`` are the
+        physical addresses of the words where it should land, whose content does not matter: there
+        an access within an aligned word is fast.
         With ``twice`` a supervisor reads the same address first, nothing being invalidated in
         between, and what becomes of that read does not matter. Memory is put back.
         """

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from harness.address import VirtAddr
+from harness.address import VirtAddr, is_canonical
 from harness.cpu import CpuState
 from harness.engine.run import Budget, Exit, Start
 from harness.engine.singly import probe_entries_singly
@@ -24,6 +24,7 @@ from harness.engine.unicorn.run import Runner
 from harness.engine.unicorn.snippets import WIDEST_AT_ONCE, unsupported_access
 from harness.memory import PhysicalMemory
 from harness.outcome import (
+    UNKNOWN_PA,
     Access,
     AccessKind,
     AccessLike,
@@ -148,8 +149,8 @@ class UnicornEngine:
         :param at: the physical addresses of the entries that differ. Every other entry of the walk
             must have A set, and D where it may be written through.
         :param entries: ``entries[j, i]`` is what version i holds at ``at[j]``.
-        :param landings: the physical addresses of the words where the access may land; what they
-            hold does not matter. An access that lands elsewhere has no known address.
+        :param landings: the physical addresses of the words where the access should land; what
+            they hold does not matter. One that lands elsewhere is asked again singly.
         :param twice: a supervisor reads the same address first, and nothing is invalidated in
             between; what becomes of that read does not matter.
         :param singly: make single probes of them all.
@@ -161,20 +162,17 @@ class UnicornEngine:
             return EntryObservations.blank(
                 len(at), entries.shape[1], Outcome.UNSUPPORTED, reason=reason
             )
-        looped = not singly and EntryLoop.takes(access, va, len(at), len(landings))
         out = EntryObservations.blank(len(at), entries.shape[1])
-        if looped and self._entry_loop is None:
-            self._entry_loop = EntryLoop(self.memory, self._layout, self._scratch)
-        for start in range(0, len(out), ROWS):
-            rows = slice(start, start + ROWS)
-            part, some = out.rows(rows), entries[:, rows]
-            if (
-                self._entry_loop is None
-                or not looped
-                or not self._entry_loop.run(cpu, va, access, at, some, landings, part, twice=twice)
-            ):
-                part.take(probe_entries_singly(self, cpu, va, access, at, some, twice=twice))
-                out.reason = out.reason or part.reason
+        left = np.arange(len(out))
+        if (
+            not singly
+            and EntryLoop.takes(access, va, len(at), len(landings))
+            and is_canonical(va, cpu.levels)
+        ):
+            left = self._loop_entries(cpu, va, access, at, entries, landings, out, twice=twice)
+        if len(left):
+            some = probe_entries_singly(self, cpu, va, access, at, entries[:, left], twice=twice)
+            out.put(left, some)
         return out
 
     def play(self, cpu: CpuState, steps: Sequence[Step]) -> list[StepResult]:
@@ -197,6 +195,34 @@ class UnicornEngine:
         if self._runner is None:
             self._runner = Runner(self.memory, self._layout, self._scratch)
         return self._runner.run(start, budget or Budget())
+
+    def _loop_entries(
+        self,
+        cpu: CpuState,
+        va: int,
+        access: Access,
+        at: Sequence[int],
+        entries: NDArray[np.uint64],
+        landings: Sequence[int],
+        out: EntryObservations,
+        *,
+        twice: bool,
+    ) -> NDArray[np.intp]:
+        """Run what a loop can answer; return the rows that are left."""
+        if self._entry_loop is None:
+            self._entry_loop = EntryLoop(self.memory, self._layout, self._scratch)
+        left = []
+        for start in range(0, len(out), ROWS):
+            rows = slice(start, start + ROWS)
+            part = out.rows(rows)
+            if self._entry_loop.run(
+                cpu, va, access, at, entries[:, rows], landings, part, twice=twice
+            ):
+                lost = (part.outcome == Outcome.MAPPED.code) & (part.pa == UNKNOWN_PA)
+            else:
+                lost = np.full(len(part), True)
+            left.append(start + np.flatnonzero(lost))
+        return np.concatenate(left) if left else np.empty(0, np.intp)
 
     def _batches(
         self, cpu: CpuState, vas: NDArray[np.uint64], access: Access, out: Observations

@@ -298,13 +298,15 @@ class EntryLoop:
         found = self._found[:count]
         vectors = found >> np.uint64(32)
         faulted = found != 0
+        if access.is_fetch:  # else what was fetched has raised it: there was no stamp
+            faulted &= (vectors == 14) & (self._cr2[:count] == va)
         out.outcome[:] = Outcome.MAPPED.code
         if faulted.any():
             out.outcome[faulted] = Outcome.UNSUPPORTED.code
             for vector, outcome in _OUTCOMES.items():
-                out.outcome[vectors == vector] = outcome.code
+                out.outcome[faulted & (vectors == vector)] = outcome.code
         out.error_code[:] = found
-        out.cr2[:] = np.where(vectors == 14, self._cr2[:count], 0)
+        out.cr2[:] = np.where(faulted & (vectors == 14), self._cr2[:count], 0)
         out.after[:] = after[:words]
         out.pa[:] = UNKNOWN_PA
         inside = np.uint64((1 << 8 * access.size) - 1)

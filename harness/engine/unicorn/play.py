@@ -390,11 +390,9 @@ class Player:
         if whole:
             self._photograph()
         self._arm(cpl)
-        ahead: dict[int, int] = {}
+        fetched: dict[int, int] = {}
         if access.is_fetch:
-            own = self._chain_of(va)
-            behind = self._chain_of((va | 0xFFF) + 1 & _MASK)
-            ahead = {i: self._words[i] for i in behind if i not in own}
+            fetched = self._fetched_alone(va, cpl)
             error = self._go(va, 0)
         else:
             start, end = self._place(SNIPPETS[key_of(access)])
@@ -405,9 +403,10 @@ class Player:
             q[self._rsp if access.stack else self._rsi] = va
             error = self._go(base + start, base + end)
         seen = self._judge(va, last, access, error, spans)
-        if ahead:
-            self._forget_ahead(ahead)
         changed = self._all_changes() if whole else self._changes()
+        if access.is_fetch:
+            self._take_back(changed)
+            changed = fetched
         if access.is_write:
             self._look_around()
         return StepResult(Observation(*seen, changed))
@@ -454,14 +453,29 @@ class Player:
             return self._core.translate(va, UC_PROT_EXEC) is not None
         return self._vector == 14 and self._cr2 >> 12 != va >> 12
 
-    def _forget_ahead(self, ahead: dict[int, int]) -> None:
-        """Take back what decoding over the end of a page did to the next one."""
-        changed = False
-        for i, word in ahead.items():
-            if self._words[i] != word:
-                self._words[i] = word
-                changed = True
-        if changed:  # its translation must be made anew when it is really asked for
+    def _fetched_alone(self, va: int, cpl: int) -> dict[int, int]:
+        """Translate for a fetch and tell what that changes, before more than it is fetched.
+
+        Unicorn decodes ahead, over the end of the page, and so translates the next one too.
+        """
+        core = self._core
+        core.restore()
+        core.translate(va, UC_PROT_EXEC)
+        changed = self._changes()
+        for i in self._chain_of((va | 0xFFF) + 1 & _MASK):
+            word = self._words[i]
+            self._watch.setdefault(i, word)
+            self._original.setdefault(i, word)
+        self._arm(cpl)
+        return changed
+
+    def _take_back(self, changed: dict[int, int]) -> None:
+        """Undo changes of entries, and let them be made anew when they are asked for."""
+        for pa, bits in changed.items():
+            i = self._memory.offset(pa) >> 3
+            self._words[i] ^= bits
+            self._watch[i] = self._words[i]
+        if changed:
             self._core.flush()
 
     # Instructions.
