@@ -9,6 +9,7 @@ a traceback:
 1     a divergence that is not registered, or a failed expectation
 2     bad input or bad usage: :class:`~harness.errors.InputError`
 3     the engine is missing or broke: :class:`~harness.errors.EngineError`
+130   a campaign was interrupted; its report says what was done until then
 ====  ====================================================================
 
 Every command has ``--json``.
@@ -32,6 +33,8 @@ _COMMANDS: Final = {
     "check": ("harness.commands.check", "Let the CPU judge kernels and real page tables."),
     "walk": ("harness.commands.walk", "Follow addresses through page tables."),
     "probe": ("harness.commands.probe", "Answer cases: what is predicted, what the CPU does."),
+    "matrix": ("harness.commands.matrix", "Ask the CPU every combination, and tell what differs."),
+    "fuzz": ("harness.commands.fuzz", "Ask the CPU what no kernel would do, at random."),
     "run": ("harness.commands.run", "Run a guest kernel, and say all that it did."),
     "boot": ("harness.commands.boot", "Boot a kernel as bootloader 0.9 does."),
     "lecture": ("harness.commands.lecture", "Tell the lecture, each claim proved on the CPU."),

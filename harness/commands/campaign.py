@@ -10,20 +10,22 @@ from __future__ import annotations
 import contextlib
 import functools
 import json
+import math
 import os
 import shlex
 import stat
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
 
 from harness.errors import InputError
-from harness.isolate import isolated
+from harness.isolate import Ended, isolated, isolated_all
 
 if TYPE_CHECKING:
     from harness.campaign.progress import CampaignProgress
@@ -72,6 +74,7 @@ class Campaign:
     :ivar settings: how.
     :ivar facts: what was asked, for the reports.
     :ivar command: the command line that does it again.
+    :ivar minutes: when to stop, asked or not; None for at the end.
     :ivar modes: endings of the CPU modes that its coverage has: ``4``, ``5``.
     :ivar case_command: the command line that shows the case of a number, if there is one.
     """
@@ -80,6 +83,7 @@ class Campaign:
     settings: Settings
     facts: tuple[tuple[str, str], ...]
     command: str
+    minutes: float | None = None
     modes: tuple[str, ...] = ("4", "5")
     case_command: Callable[[int], str] | None = None
 
@@ -182,6 +186,7 @@ def _run(campaign: Campaign) -> int:
     opener(settings.engine)
     registry = isolated(ask_registry, settings.engine)
     former = _replayed(settings)
+    over = _Deadline(campaign.minutes)
     with _progress() as show:
         result = run(
             campaign.work,
@@ -190,7 +195,10 @@ def _run(campaign: Campaign) -> int:
             seconds=settings.seconds,
             scheduler=settings.scheduler,
             on_progress=show,
+            stop=over,
         )
+    if over.reached and result.interrupted:
+        result = _in_time(campaign, result)
     report = _report(campaign, registry, result, former)
     _write_reports(settings, report)
     if settings.as_json:
@@ -204,6 +212,43 @@ def _run(campaign: Campaign) -> int:
         click.echo(_how_to_resume(campaign), err=True)
         return INTERRUPTED
     return 0 if report.good else 1
+
+
+class _Deadline:
+    """Ends a campaign when its time is over.
+
+    :param minutes: from now; None never ends it.
+    """
+
+    def __init__(self, minutes: float | None) -> None:
+        self._at = math.inf if minutes is None else time.monotonic() + 60 * minutes
+        self.reached = False
+
+    def __call__(self) -> bool:
+        self.reached = self.reached or time.monotonic() >= self._at
+        return self.reached
+
+
+def _in_time(campaign: Campaign, result: CampaignResult) -> CampaignResult:
+    """Return the result of a campaign whose time was over, with its findings made small."""
+    from harness.check.tally import Tally
+
+    tally = Tally() + result.tally
+    found = [each for each in tally.findings.values() if each.case is not None]
+    calls: list[tuple[Any, tuple[Finding], dict[str, Any]]] = [
+        (campaign.work.shrunk, (each,), {}) for each in found
+    ]
+    small = {}
+    settings = campaign.settings
+    for event in isolated_all(calls, workers=settings.processes, seconds=settings.seconds):
+        # What does not get small stays as it was.
+        if isinstance(event, Ended) and event.error is None:
+            old = found[event.number]
+            small[old.key] = replace(event.value, count=old.count, first=old.first)
+    for key, finding in small.items():
+        del tally.findings[key]
+        tally.add(finding)
+    return replace(result, tally=tally, complete=True, interrupted=False)
 
 
 def _how_to_resume(campaign: Campaign) -> str:
