@@ -24,6 +24,7 @@ ORDER = (
     ("show",),
     ("check", "booted"),
     ("fuzz", "campaign"),
+    ("planted",),
     ("lecture",),
     ("commands",),
     ("cli", "__main__", "__init__"),
