@@ -5,8 +5,15 @@ well; docs/matrix.md says what each holds. ``space.py`` is what both share, ``bi
 ``cover.py`` the covering arrays, ``scenarios.py`` what needs more than one access.
 """
 
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+
 from harness.check.spaces.classic import Classic
 from harness.check.spaces.full import Full
+from harness.check.spaces.scenarios import scenarios
 from harness.check.spaces.space import GroupInfo, Space
 
-__all__ = ["Classic", "Full", "GroupInfo", "Space"]
+__all__ = ["SPACES", "Classic", "Full", "GroupInfo", "Space", "scenarios"]
+
+SPACES: Mapping[str, Callable[[int], Space]] = MappingProxyType({"classic": Classic, "full": Full})
+"""The matrices by name; each takes a number of levels."""

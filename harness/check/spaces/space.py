@@ -151,7 +151,9 @@ def _covering(
         parts.append(np.unique(rows, axis=0))
     result = np.vstack(parts)
     if _illegal(fields, illegal, fixed, result).any():
-        raise ValueError("what is illegal in a covered group must be so in two fields at most")
+        raise ValueError(
+            "what is illegal in a covered group must be so in one field, or in one and the first"
+        )
     return result
 
 
@@ -460,7 +462,10 @@ class Space(ABC):
             raise InputError(f"a matrix must have 4 or 5 levels, not {levels!r}")
         self.levels = levels
         self._groups = self._made(levels)
-        self._starts = np.cumsum([0, *(len(group) for group in self._groups)])
+
+    @cached_property
+    def _starts(self) -> NDArray[np.int64]:
+        return np.cumsum([0, *(len(group) for group in self._groups)])
 
     @staticmethod
     @abstractmethod
