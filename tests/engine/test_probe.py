@@ -310,6 +310,15 @@ def test_a_second_page_outside_ram(tables: Tables, ask: Watch) -> None:
         assert (seen.outcome, seen.pa) == (Outcome.NO_MEMORY, tables.HOLE)
 
 
+@pytest.mark.parametrize("size", [8, 16])
+def test_a_page_and_a_table_in_one_frame_outside_ram(tables: Tables, ask: Watch, size: int) -> None:
+    """Found by the random campaign: the upper page's table lies where the lower page does."""
+    tables.leaf(0x1FF, tables.HOLE | P | W)
+    tables.memory.write_u64(tables.PD + 8, tables.HOLE | P | W)
+    seen = ask(tables.page(0x200) - 8 + (size == 8), Access(AccessKind.READ, size=size))
+    assert (seen.outcome, seen.pa) == (Outcome.NO_MEMORY, tables.HOLE)
+
+
 def test_a_root_outside_ram_is_unsupported_with_the_reason(tables: Tables, ask: Watch) -> None:
     seen = ask(tables.page(1), cr3=tables.HOLE)
     assert seen.outcome is Outcome.UNSUPPORTED

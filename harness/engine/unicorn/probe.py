@@ -353,7 +353,8 @@ class Prober:
             if access.implicit:
                 self._supervise(core)
             first = core.translate(va, _PROT[access.kind])
-            holes = [pa for pa in holes if first is None or pa >> 12 != first >> 12]
+            if first is not None:  # the lower page's own bytes, in aligned words, are no entry
+                holes = [pa for pa in holes if not first & ~7 <= pa <= first | 0xFFF]
         return holes[0] & ~7 if holes else None
 
     def _observation(
