@@ -82,7 +82,7 @@ def _judge(
         case ExecuteStep() | DeliverStep():
             if not history.settled:
                 return _cannot(step, result, _UNSETTLED)
-            verdict = _model(history, cpu, step, result)
+            verdict = _model(engine, history, cpu, step, result)
             history.change(result.seen.changed)
             history.settled = False
             if result.seen.outcome is Outcome.PAGE_FAULT and result.seen.cr2 is not None:
@@ -92,14 +92,18 @@ def _judge(
 
 
 def _model(
-    history: History, cpu: CpuState, step: ExecuteStep | DeliverStep, result: StepResult
+    engine: EngineIdentity,
+    history: History,
+    cpu: CpuState,
+    step: ExecuteStep | DeliverStep,
+    result: StepResult,
 ) -> StepVerdict:
     from harness.check.delivery import judge_delivery
     from harness.check.instructions import judge_instruction
 
     if isinstance(step, ExecuteStep):
-        return judge_instruction(history.memory, cpu, step, result)
-    return judge_delivery(history.memory, cpu, step, result)
+        return judge_instruction(engine, history.memory, cpu, step, result)
+    return judge_delivery(engine, history.memory, cpu, step, result)
 
 
 def _cannot(step: Step, result: StepResult, why: str) -> StepVerdict:

@@ -124,6 +124,7 @@ class Player:
         self._rip, self._hflags = core.at.rip // 8, core.at.hflags // 4
         self._own = (0, 0)
         self._vector: int | None = None
+        self._wrote: int | None = None
         self._error_code = self._cr2 = 0
         self._holes: list[int] = []
         self._watch: dict[int, int] = {}
@@ -325,7 +326,7 @@ class Player:
         core.state[:] = self._base
         if cpl is not None:
             core.d[self._hflags] = core.d[self._hflags] & ~3 | cpl
-        self._vector = None
+        self._vector = self._wrote = None
         self._holes.clear()
 
     def _go(self, start: int, end: int) -> int:
@@ -424,8 +425,11 @@ class Player:
             if access.kind is AccessKind.READ:
                 LIB.uc_reg_read(core.handle, x86.UC_X86_REG_RAX, self._value_at)
                 value = self._value.value & ((1 << 8 * access.size) - 1)
-            # This asks the TLB first: it is the address that the access had.
-            pa = core.translate(va, _PROT[access.kind])
+            # What is stored may be the entry that led there. Otherwise the TLB is asked first, and
+            # gives the address that the access had.
+            pa = self._wrote
+            if pa is None:
+                pa = core.translate(va, _PROT[access.kind])
             if pa is None:
                 raise EngineError(f"Unicorn mapped {va:#x} for a {access.kind} and then did not")
             if self._memory.offset(pa) < 0:
@@ -580,6 +584,8 @@ class Player:
         self, _uc: Uc, _access: int, pa: int, size: int, _value: int, _data: object
     ) -> None:
         # The store itself has not happened yet. On a second page the photograph sees it.
+        if self._wrote is None:
+            self._wrote = pa
         if self._before is not None:
             return
         offset = self._memory.offset(pa)
