@@ -25,6 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harness.check.blocks import Block, BlockBench
+from harness.check.campaign import shrink_finding
 from harness.check.finding import Finding
 from harness.check.reproducer import judge_json
 from harness.check.spaces import SPACES, Space, scenarios
@@ -168,8 +169,6 @@ class MatrixWork:
 
     def shrunk(self, finding: Finding) -> Finding:
         """Return a finding with the smallest case that shows it."""
-        from harness.check.shrink import shrink_finding
-
         return shrink_finding(finding, opener(self.engine))
 
     def bits(self, number: int) -> tuple[str, ...]:
