@@ -20,6 +20,7 @@ ValueError.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from itertools import combinations, product
 
 import numpy as np
@@ -41,6 +42,11 @@ def covering_array(sizes: Sequence[int], strength: int) -> NDArray[np.uint16]:
         raise ValueError(f"a covering array's strength must be 2 or more, not {strength}")
     if any(size < 1 for size in sizes):
         raise ValueError(f"a parameter must have 1 value or more, not as in {list(sizes)}")
+    return _made(tuple(sizes), strength).copy()
+
+
+@lru_cache(maxsize=16)
+def _made(sizes: tuple[int, ...], strength: int) -> NDArray[np.uint16]:
     # The largest first: what they need in rows anyway, the others then find there.
     order = sorted(range(len(sizes)), key=lambda parameter: -sizes[parameter])
     ordered = [sizes[parameter] for parameter in order]
@@ -68,16 +74,17 @@ def _extended(rows: NDArray[np.int64], sizes: list[int], strength: int) -> NDArr
     widths = limits[others].prod(axis=1)
     missing = np.arange(widths.max())[None, :, None] < widths[:, None, None]
     missing = np.repeat(missing, sizes[new], axis=2)
-    which = np.arange(len(others))
+    flat = missing.reshape(-1, sizes[new])  # the same memory
+    places = (rows[:, others] * scale).sum(axis=2) + np.arange(len(others)) * widths.max()
 
     column = np.zeros(len(rows), np.int64)
-    for number, row in enumerate(rows):
-        values = (row[others] * scale).sum(axis=1)
-        gain = missing[which, values].sum(axis=0)
+    values = np.arange(sizes[new])
+    for number, place in enumerate(places):
+        gain = flat[place].sum(axis=0)
         # Of equally good values another one each time, or the array leans to 0.
-        turn = np.roll(np.arange(sizes[new]), -number)
-        column[number] = turn[np.argmax(gain[turn])]
-        missing[which, values, column[number]] = False
+        turn = (values + number) % sizes[new]
+        column[number] = turn[gain[turn].argmax()]
+        flat[place, column[number]] = False
 
     added: list[NDArray[np.int64]] = []
     for choice, code, value in np.argwhere(missing).tolist():

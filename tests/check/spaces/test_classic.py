@@ -242,7 +242,7 @@ def test_the_pdpte_is_the_same_throughout_a_block() -> None:
 
 
 @pytest.mark.parametrize("levels", [4, 5])
-@pytest.mark.parametrize("state", [0, 7, 100, 151, 202, 239])
+@pytest.mark.parametrize("state", [0, 100, 151, 239])
 def test_the_walker_agrees_with_the_model(levels: int, state: int) -> None:
     # The first 120 states have NXE = 0 and 45,056 rows each, the others 114,688.
     first = state * 45_056 + max(state - 120, 0) * (114_688 - 45_056)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from functools import lru_cache
 from itertools import combinations, pairwise
 from pathlib import Path
 
@@ -15,8 +14,7 @@ from harness.check.blocks import FRAME_1G, FRAME_2M, FRAME_4K, ROWS, TABLES, Led
 from harness.check.spaces import Full
 from harness.check.spaces.bits import LEAF, Bit, Field
 from harness.check.spaces.space import Group
-from harness.cpu import CpuState
-from harness.outcome import Access, Outcome
+from harness.outcome import Outcome
 from harness.walk import RULES
 
 DOCS = Path(__file__).parents[3] / "docs" / "matrix.md"
@@ -81,26 +79,10 @@ def test_the_documented_groups_are_these() -> None:
         assert f"{len(Full(levels)):,}" in DOCS.read_text()
 
 
-@lru_cache(maxsize=64)
-def rows_of(levels: int, name: str) -> dict[tuple[bool, ...], NDArray[np.uint64]]:
-    """Give the entries of a group, by whether the bits that it depends on are set."""
-    space = Full(levels)
-    starts = dict(
-        zip(
-            (group.name for group in space.groups),
-            np.cumsum([0, *(group.cases for group in space.groups)]).tolist(),
-            strict=False,
-        )
-    )
-    group = next(group for group in space.groups if group.name == name)
-    result: dict[tuple[bool, ...], list[NDArray[np.uint64]]] = {}
-    first: dict[tuple[bool, ...], tuple[CpuState, Access, bool]] = {}
-    for _, block in space.blocks(starts[name], group.cases):
-        depends = (block.cpu.nxe,) if name in ("rights", "mixed") else ()
-        state = (block.cpu, block.access, block.twice)
-        if first.setdefault(depends, state) == state:
-            result.setdefault(depends, []).append(block.entries)
-    return {depends: np.concatenate(parts, axis=1) for depends, parts in result.items()}
+def rows_of(levels: int, name: str) -> list[NDArray[np.uint64]]:
+    """Give the entries of a group, for each kind of CPU state that they depend on."""
+    group: Group = next(group for group in Full(levels)._groups if group.name == name)
+    return [rows.entries for rows in group._rows.values()]
 
 
 NAMES = [*expected(4), "mixed", "mixed faults"]
@@ -109,7 +91,7 @@ NAMES = [*expected(4), "mixed", "mixed faults"]
 @both
 @pytest.mark.parametrize("name", NAMES)
 def test_every_entry_leads_where_the_tables_are(levels: int, name: str) -> None:
-    for entries in rows_of(levels, name).values():
+    for entries in rows_of(levels, name):
         big = entries[levels - 3] & PS != 0
         middle = ~big & (entries[levels - 2] & PS != 0)
         for depth in range(levels - 1):
@@ -127,7 +109,7 @@ def test_every_entry_leads_where_the_tables_are(levels: int, name: str) -> None:
 @both
 @pytest.mark.parametrize("name", NAMES)
 def test_no_case_occurs_twice_in_a_group(levels: int, name: str) -> None:
-    for entries in rows_of(levels, name).values():
+    for entries in rows_of(levels, name):
         order = np.lexsort(entries)
         assert (np.diff(entries[:, order].view(np.int64), axis=1) != 0).any(axis=0).all()
 
