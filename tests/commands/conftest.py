@@ -1,0 +1,10 @@
+"""Worker processes import the tests' works by name, from the folder above ``tests``."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+_ROOT = str(Path(__file__).parents[2])
+if _ROOT not in sys.path:
+    sys.path.append(_ROOT)
