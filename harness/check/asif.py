@@ -307,7 +307,7 @@ def _denied(walk: Walk) -> Iterator[Change]:
         also = ()
         if len(missing) == 1:
             also = (("COMBINE", "U/S-ignored", missing[0]),)
-        if page.steps[-1].raw & _US:
+        if page.steps and page.steps[-1].raw & _US:
             also += (("COMBINE", "U/S-leaf-only", None),)
         give_all = dict.fromkeys(every, _set(_US))
         keyless = _changed(walk, cr4=walk.cpu.cr4 & ~int(CR4.PKE | CR4.PKS))
@@ -414,7 +414,10 @@ def _accesses(walk: Walk) -> Iterator[Change]:
     if here < access.size:
         lower = Access(access.kind, here, access.implicit, access.stack)
         words = "the access ended with the lower page"
-        yield Change(("SPLIT",), "upper-ignored", words, access=lower)
+        also: tuple[tuple[str, str, int | None], ...] = ()
+        if walk.rule == "CANONICAL" and walk.second is not None:
+            also = (("CANONICAL", "ignored", None),)
+        yield Change(("SPLIT",), "upper-ignored", words, None, also, access=lower)
         upper = Access(access.kind, access.size - here, access.implicit, access.stack)
         words = "the upper page were looked at first"
         above = (walk.va | 0xFFF) + 1 & (1 << 64) - 1

@@ -34,6 +34,7 @@ _DEFAULTS = CpuState()
 _REGISTERS: Final = ("cr0", "cr4", "efer", "rflags", "pkru", "pkrs")
 _TABLE: Final = 0x1000
 _FRAME: Final = 0x7000
+_NEAR: Final = 0xFF_FFFF_F000
 
 
 def shrink(case: Case, differs: Callable[[Case], bool], *, tries: int = 2000) -> Case:
@@ -109,15 +110,22 @@ class _Shrinker:
         )
 
     def _bits(self) -> None:
+        # Where a table lies is not a matter of bits: without one it would be another table.
+        frames = {at & ~0xFFF for at in self.case.memory}
+        leaves = {page.leaf.address for page in _pages(self.case) if page.leaf is not None}
+        left = {
+            at: word & _NEAR if word & _NEAR in frames and at not in leaves else 0
+            for at, word in self.case.memory.items()
+        }
         bits = [
             (at, bit)
             for at, word in self.case.memory.items()
             for bit in range(63, -1, -1)
-            if word >> bit & 1
+            if (word & ~left[at]) >> bit & 1
         ]
 
         def build(kept: list[tuple[int, int]]) -> Case | None:
-            words = dict.fromkeys(self.case.memory, 0)
+            words = dict(left)
             for at, bit in kept:
                 words[at] |= 1 << bit
             return _with(self.case, memory=words)
