@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from harness.check.compare import Judgement
+from harness.check.delivery import judge_delivery
+from harness.check.instructions import judge_instruction
 from harness.check.known import EngineIdentity
 from harness.check.known_steps import explain_step
 from harness.check.scenario import states
@@ -98,9 +100,6 @@ def _model(
     step: ExecuteStep | DeliverStep,
     result: StepResult,
 ) -> StepVerdict:
-    from harness.check.delivery import judge_delivery
-    from harness.check.instructions import judge_instruction
-
     if isinstance(step, ExecuteStep):
         return judge_instruction(engine, history.memory, cpu, step, result)
     return judge_delivery(engine, history.memory, cpu, step, result)
