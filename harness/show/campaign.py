@@ -48,7 +48,10 @@ __all__ = [
 JUDGEMENTS: Final = ("agree", "known", "diverge", "unsupported", "broke")
 """What can become of a case, in the order in which reports count it."""
 
-_KINDS: Final = ("read", "write", "fetch", "implicit", "string", "rmw")
+_KINDS: Final = (
+    *("read", "write", "fetch", "implicit"),
+    *("sequence", "instruction", "string", "rmw", "delivery"),
+)
 _UNPRINTABLE: Final = re.compile(
     r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff\ufffe\uffff]"
 )
@@ -434,14 +437,15 @@ class CampaignReport:
         if not self.good:
             number = len(self.findings)
             return f"{number} finding{'' if number == 1 else 's'}{ended}"
-        asked = self.judged("agree") + self.judged("known")
-        known = self.judged("known")
-        if not asked:
+        agree, known, other = (self.judged(word) for word in ("agree", "known", "unsupported"))
+        if not agree + known:
             return f"nothing was compared{ended}"
-        text = f"{'all ' if asked == self.cases else ''}{asked:,} agree"
+        parts = [f"{'all ' if agree == self.cases else ''}{agree:,} agree"]
         if known:
-            text = f"{asked - known:,} agree, {known:,} differ as registered"
-        return text + ended
+            parts.append(f"{known:,} differ as registered")
+        if other:
+            parts.append(f"{other:,} could not be asked")
+        return ", ".join(parts) + ended
 
     @property
     def stale(self) -> tuple[Registered, ...]:

@@ -55,9 +55,7 @@ def print_campaign(out: Console, report: CampaignReport) -> None:
     _print_planted(out, report)
     for number, finding in enumerate(report.findings, 1):
         _print_finding(out, number, finding)
-    for name, became in report.scenarios:
-        mark, style = ("✓", "green") if became == "agree" else ("✗", _STYLES.get(became, ""))
-        out.print(_text(f"{mark} scenario {name}: {became}", style))
+    _print_scenarios(out, report)
     for sentence, now in report.replayed:
         mark, style = ("✓", "green") if now == "fixed" else ("✗", "red")
         _wrapped(out, f"{mark} a former finding, now {now}: ", sentence, style)
@@ -134,7 +132,7 @@ def _print_counts(out: Console, report: CampaignReport) -> None:
         style = _STYLES[word] if count else "dim"
         out.print(Text(f"  {word:<11}  {count:>{width},}  {share:>8}".rstrip(), style=style))
     for reason, count in report.unsupported:
-        _wrapped(out, f"  unsupported {count:,} times: ", reason, "dim")
+        _wrapped(out, f"    {count:>{width},} ", reason, "dim")
     out.print()
 
 
@@ -194,20 +192,21 @@ def _print_registered(out: Console, report: CampaignReport) -> None:
         return
     out.print(_text("registered divergences of this engine", "bold"))
     for row in report.registered:
-        count = f"{row.cases:,} case{'' if row.cases == 1 else 's'}" if row.cases else "not met"
-        line = _text(f"  {row.name} ({row.rule}): ", "" if row.cases else "dim")
-        line.append(count, style="yellow" if row.cases else "dim")
-        out.print(line)
         if row.cases:
+            line = _text(f"  {row.name} ({row.rule}): ")
+            line.append(f"{row.cases:,} case{'' if row.cases == 1 else 's'}", style="yellow")
+            out.print(line)
             _wrapped(out, "    ", row.reason, "dim")
-        if row.stale:
-            _wrapped(
-                out,
-                "  ✗ ",
-                f"{row.name} no longer occurs: its own example agrees, and the registration must "
-                "go",
-                "bold red",
-            )
+    not_met = [row.name for row in report.registered if not row.cases]
+    if not_met:
+        _wrapped(out, "  not met: ", ", ".join(not_met), "dim")
+    for row in report.stale:
+        _wrapped(
+            out,
+            "  ✗ ",
+            f"{row.name} no longer occurs: its own example agrees, and the registration must go",
+            "bold red",
+        )
     out.print()
 
 
@@ -264,6 +263,15 @@ def _print_finding(out: Console, number: int, finding: FindingReport) -> None:
     for file in finding.files:
         out.print(_text(f"   written      {file}", "dim"), soft_wrap=True)
     out.print()
+
+
+def _print_scenarios(out: Console, report: CampaignReport) -> None:
+    agree = sum(became == "agree" for _, became in report.scenarios)
+    if agree:
+        out.print(_text(f"✓ scenarios that agree: {agree} of {len(report.scenarios)}", "green"))
+    for name, became in report.scenarios:
+        if became != "agree":
+            out.print(_text(f"✗ scenario {name}: {became}", _STYLES.get(became, "")))
 
 
 def _print_verdict(out: Console, report: CampaignReport) -> None:

@@ -40,10 +40,12 @@ def test_it_says_everything(report: CampaignReport) -> None:
         "as if        XD were 0 in the PDE",
         "again with   harness probe .harness/reproducers/nx-2-3f9a.jsonl",
         "✗ 2. the engine broke",
-        "✓ scenario aliases (4 levels): agree",
+        "  not met: gp-for-ss",
+        "✓ scenarios that agree: 1 of 2",
+        "✗ scenario smep after a write (5 levels): known",
         "a former finding, now fixed",
         "planted bugs: 1 of 2 found and named",
-        "unsupported 85 times: this engine has no PKS",
+        "         85 this engine has no PKS",
         "✗ 2 findings in 1 min 15 s",
     ):
         assert part in text, part
