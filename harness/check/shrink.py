@@ -33,7 +33,6 @@ _T = TypeVar("_T")
 _DEFAULTS = CpuState()
 _REGISTERS: Final = ("cr0", "cr4", "efer", "rflags", "pkru", "pkrs")
 _TABLE: Final = 0x1000
-_FRAME: Final = 0x7000
 _NEAR: Final = 0xFF_FFFF_F000
 
 
@@ -213,20 +212,12 @@ class _Shrinker:
                 self.take(_with(self.case, va=self.case.va & ~0xFFF | end))
 
     def _frames(self) -> None:
-        """Put tables at 0x1000, 0x2000, ..., and the page behind them."""
+        """Put tables at 0x1000, 0x2000, ..."""
         case = self.case
         tables = list(dict.fromkeys(_tables(case)))
         homes = {table: _TABLE * number for number, table in enumerate(tables, 1)}
-        pages = {
-            page.leaf.raw & ADDRESS_MASK: (
-                _FRAME if page.leaf.level == 1 else page.leaf.raw & ADDRESS_MASK & 0x1FF << 12
-            )
-            for page in _pages(case)
-            if page.leaf is not None
-        }
-        pages = {old: new for old, new in pages.items() if old not in homes}
-        self.take(_rehoused(case, {**pages, **homes}))
-        for old, new in {**homes, **pages}.items():
+        self.take(_rehoused(case, homes))
+        for old, new in homes.items():
             if old != new:
                 self.take(_rehoused(self.case, {old: new}))
 
