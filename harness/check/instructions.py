@@ -577,8 +577,12 @@ def _ends(memory: Overlay, cpu: CpuState, step: ExecuteStep, start: int) -> list
             fault,
             protection,
         )
-        if all(end.to_json() != other.to_json() for other in found):
+        same = next((other for other in found if other.to_json() == end.to_json()), None)
+        if same is None:
             found.append(end)
+        else:  # they differ in nothing but what had been translated before the fault
+            for pa, bits in end.optional.items():
+                same.optional[pa] = same.optional.get(pa, 0) | bits
         if fault is None and not protection and not found[1:]:
             break  # without a fault there was nothing to choose
     return found

@@ -289,14 +289,26 @@ class Player:
             if isinstance(step, WriteStep):
                 used |= {pa >> 3 & 511 for pa in step.words}
             elif isinstance(step, ExecuteStep):
-                for value in step.registers.values():
-                    used |= {value + delta >> 3 & 511 for delta in range(-_NEAR, _NEAR, 8)}
+                for va in filter(self._reaches_root, step.registers.values()):
+                    used |= {va + delta >> 3 & 511 for delta in range(-_NEAR, _NEAR, 8)}
             elif isinstance(step, DeliverStep):
                 used |= {step.rsp - delta >> 3 & 511 for delta in range(0, 128, 8)}
         for slot in range(0x1E0, 0, -1):
             if slot not in used and slot != 0x100:
                 return slot
         raise _Cannot("the steps must leave a top-level slot for the engine's own code")
+
+    def _reaches_root(self, va: int) -> bool:
+        """Whether an address near this one may be translated to the root table itself."""
+        root = self._cpu.root
+        for near in (va - _NEAR & _MASK, va + _NEAR & _MASK):
+            chain = self._chain_of(near)
+            for i, shift in zip(chain, _SHIFTS[self._cpu.levels], strict=False):
+                inside = (1 << shift) - 1
+                frame = self._words[i] & _TABLE & ~inside
+                if (frame | near & inside) >> 12 == root >> 12:
+                    return True
+        return False
 
     # The CPU.
 
