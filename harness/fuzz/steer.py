@@ -22,9 +22,9 @@ __all__ = ["DEFAULTS", "turned"]
 DEFAULTS: Final[Mapping[str, float]] = MappingProxyType(
     {
         # The kind of a group; the rest are plain cases.
-        "sequences": 0.01,
-        "instructions": 0.01,
-        "deliveries": 0.01,
+        "sequences": 0.005,
+        "instructions": 0.005,
+        "deliveries": 0.005,
         # The address space.
         "la57": 0.35,
         "plain": 0.35,

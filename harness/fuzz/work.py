@@ -241,19 +241,22 @@ class _Counter:
         """Count a difference under its cause, which is looked for once a group and kind."""
         difference = verdict.difference
         assert difference is not None
-        findings = self._tally.findings
         names = tuple(known.name for known in verdict.known)
         self._tally.known.update(names)
         told, kind = (self._known, names) if names else (self._told, difference.kind)
         key = told.get(kind)
         if key is not None:
-            findings[key] = dataclasses.replace(findings[key], count=findings[key].count + 1)
+            self._again(key)
             return
         difference = dataclasses.replace(difference, case=asked.case(place))
         engine = _bench(self._engine, RAM).engine
         finding = finding_of(difference, verdict, engine, number + place)
         self._tally.add(finding)
         told[kind] = finding.key
+
+    def _again(self, key: str) -> None:
+        finding = self._tally.findings[key]
+        self._tally.findings[key] = dataclasses.replace(finding, count=finding.count + 1)
 
     def play(self, kind: str, scenario: Scenario, number: int) -> None:
         """Ask a scenario.
@@ -274,9 +277,15 @@ class _Counter:
         tally.outcomes[kind] += 1
         tally.known.update(answer.known)
         if judgement is not Judgement.AGREE:
-            judged = judge_json(scenario.to_json(), self._opener)
-            if judged.finding is not None:
-                tally.add(dataclasses.replace(judged.finding, first=number))
+            told = (judgement, answer.rule, answer.kind)  # what its finding's key is made of
+            key = self._known.get(told)
+            if key is not None:
+                self._again(key)
+                return
+            finding = judge_json(scenario.to_json(), self._opener).finding
+            if finding is not None:
+                tally.add(dataclasses.replace(finding, first=number))
+                self._known[told] = finding.key
 
     def finished(self) -> Tally:
         """Return the counts."""
