@@ -179,7 +179,8 @@ def _enter(core: Core, pending: Pending, cpl: int, rip: int) -> int:
         if gate.ist or new_cpl < cpl:
             rsp = _tss_stack(core, supervisor, gate.ist, new_cpl, external)
         flags = int(core.uc.reg_read(x86.UC_X86_REG_EFLAGS)) & ~_AC | supervisor._flags & _AC
-        is_fault = not (pending.software or pending.trap)
+        # A double fault is an abort, no fault (SDM 3A table 6-1): RF is pushed as it was.
+        is_fault = not (pending.software or pending.trap or pending.vector == _DOUBLE_FAULT)
         frame = [
             int(core.uc.reg_read(x86.UC_X86_REG_SS)),
             core.q[core.at.registers // 8 + 4],
