@@ -257,12 +257,17 @@ def _how_to_resume(campaign: Campaign) -> str:
     return "interrupted; nothing was kept to go on from: name a --journal FILE next time"
 
 
+def _is_ours(settings: Settings) -> bool:
+    from harness.engine import ENGINES
+
+    return settings.engine in ENGINES
+
+
 def _replayed(settings: Settings) -> list[Finding]:
     """Ask what former campaigns found."""
     from harness.check.database import Database
-    from harness.engine import ENGINES
 
-    if settings.no_database or settings.engine not in ENGINES:
+    if settings.no_database or not _is_ours(settings):
         return []
     return Database(settings.database).replay(settings.engine, workers=settings.processes)
 
@@ -306,19 +311,21 @@ def _told(campaign: Campaign, finding: Finding, *, former: bool) -> FindingRepor
 
     files = [str(path) for path in write_reproducers([finding], campaign.settings.reproducers)]
     case = next((file for file in files if file.endswith(".jsonl")), None)
-    command = ""
-    if case is not None:
-        command = command_line("probe", case)
-    elif campaign.case_command is not None and not former:
+    command = "" if case is None else command_line("probe", case)
+    # An engine of one's own is not one that `harness probe` asks.
+    if (
+        campaign.case_command is not None
+        and not former
+        and (case is None or not _is_ours(campaign.settings))
+    ):
         command = campaign.case_command(finding.first)
     return finding_report(finding, command=command, files=files, former=former)
 
 
 def _kept(settings: Settings, found: Sequence[Finding]) -> list[str]:
     from harness.check.database import Database
-    from harness.engine import ENGINES
 
-    if settings.no_database or settings.engine not in ENGINES:
+    if settings.no_database or not _is_ours(settings):
         return []
     database = Database(settings.database)
     kept = [finding for finding in found if database.save(finding) is not None]

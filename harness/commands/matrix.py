@@ -68,7 +68,9 @@ def matrix(
         facts=asked.facts(),
         command=command_line(*asked.words(), *settings_words(settings)),
         modes=tuple(str(each) for each in asked.levels),
-        case_command=lambda number: command_line(*asked.place(), "--case", number),
+        case_command=lambda number: command_line(
+            *asked.place(), "--engine", settings.engine, "--case", number
+        ),
     )
     raise SystemExit(run_campaign(campaign))
 

@@ -337,27 +337,42 @@ class Registered(NamedTuple):
 
 
 class Planted(NamedTuple):
-    """One planted bug, and how the campaign found it.
+    """One planted bug, and what a campaign made of it.
 
-    :ivar bug: what was broken.
-    :ivar rule: which rule that breaks.
-    :ivar level: at which level.
+    :ivar flaw: its name.
+    :ivar rule: which rule it breaks.
+    :ivar level: at which level, when it is about one.
+    :ivar sentence: what the broken CPU does.
+    :ivar campaign: which campaign was to find it; empty for what cannot be planted.
     :ivar cases: how many cases it took; None when it was not found.
     :ivar words: how many words of memory the shrunk case has.
-    :ivar named: the rule that the finding names.
+    :ivar bound: how many it may have.
+    :ivar named: the rule, and the level, that the finding names.
+    :ivar right: found as one cause, named right, and shrunk within the bound.
+    :ivar note: what else must be said.
     """
 
-    bug: str
+    flaw: str
     rule: str
     level: int | None
-    cases: int | None
-    words: int | None
-    named: str | None
+    sentence: str
+    campaign: str = ""
+    cases: int | None = None
+    words: int | None = None
+    bound: int | None = None
+    named: str = ""
+    right: bool = False
+    note: str = ""
 
     @property
     def good(self) -> bool:
-        """Say whether it was found, and by its name."""
-        return self.cases is not None and self.named == self.rule
+        """Say whether nothing is wrong with it."""
+        return self.right or not self.campaign
+
+    @property
+    def mark(self) -> str:
+        """Give its mark: right, wrong, or not planted."""
+        return "✓" if self.right else "✗" if self.campaign else "–"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -434,6 +449,8 @@ class CampaignReport:
     def verdict(self) -> str:
         """Say in one line what came of it."""
         ended = "" if self.complete else ", not all of it asked"
+        if self.planted and not self.cases:
+            return f"{self.planted_words}{ended}"
         if not self.good:
             number = len(self.findings)
             return f"{number} finding{'' if number == 1 else 's'}{ended}"
@@ -446,6 +463,13 @@ class CampaignReport:
         if other:
             parts.append(f"{other:,} could not be asked")
         return ", ".join(parts) + ended
+
+    @property
+    def planted_words(self) -> str:
+        """Say how many of the planted bugs were found."""
+        planted = [row for row in self.planted if row.campaign]
+        right = sum(row.right for row in planted)
+        return f"{right} of {len(planted)} planted bugs found, named and made small"
 
     @property
     def stale(self) -> tuple[Registered, ...]:

@@ -67,10 +67,14 @@ def junit_xml(report: CampaignReport) -> bytes:
         if row.stale:
             case.append(junitparser.Skipped("it no longer occurs: the registration must go"))
     for planted in report.planted:
-        case = cases.get(f"planted: {planted.bug}")
-        case.system_out = printable(f"found after {planted.cases} cases, named {planted.named}")
-        if not planted.good:
-            _fail(case, junitparser.Failure("the campaign must find it", "planted"), planted.bug)
+        case = cases.get(f"planted: {planted.flaw}")
+        case.system_out = printable(f"{planted.sentence}\n{planted.note}".rstrip())
+        told = f"{planted.cases} cases, named {planted.named}, {planted.words} words"
+        if not planted.campaign:
+            case.append(junitparser.Skipped(printable(planted.note)))
+        elif not planted.right:
+            message = "it must be found, named right and made small"
+            _fail(case, junitparser.Failure(message, "planted"), f"{planted.sentence}\n{told}")
     suite.add_testcases(cases.made.values())
     root = junitparser.JUnitXml("harness")
     root.add_testsuite(suite)

@@ -48,7 +48,8 @@ def print_campaign(out: Console, report: CampaignReport) -> None:
     :param out: where to.
     """
     _print_asked(out, report)
-    _print_counts(out, report)
+    if report.cases or not report.planted:
+        _print_counts(out, report)
     _print_outcomes(out, report)
     _print_coverage(out, report.coverage)
     _print_registered(out, report)
@@ -213,19 +214,19 @@ def _print_registered(out: Console, report: CampaignReport) -> None:
 def _print_planted(out: Console, report: CampaignReport) -> None:
     if not report.planted:
         return
-    found = sum(row.good for row in report.planted)
-    out.print(_text(f"planted bugs: {found} of {len(report.planted)} found and named", "bold"))
-    table = _table("planted", "rule", "level", "found after", "words left", "named", "")
+    out.print(_text(report.planted_words, "bold"))
+    table = _table("", "flaw", "rule", "found after", "words", "named", "by")
     for row in report.planted:
         style = "" if row.good else "bold red"
+        missed = "not found" if row.campaign else ""
         table.add_row(
-            _text(row.bug, style),
-            _text(row.rule),
-            _text("" if row.level is None else str(row.level)),
-            _text("not found" if row.cases is None else f"{row.cases:,}", style),
-            _text("" if row.words is None else str(row.words)),
-            _text(row.named or "", style),
-            _text("✓" if row.good else "✗", "green" if row.good else "bold red"),
+            _text(row.mark, "green" if row.right else style),
+            _text(row.flaw, style),
+            _text(row.rule if row.level is None else f"{row.rule}, level {row.level}"),
+            _text(missed if row.cases is None else f"{row.cases:,}", style),
+            _text("" if row.words is None else f"{row.words} of {row.bound}"),
+            _text(row.named, style),
+            _text(row.campaign or row.note, "" if row.campaign else "dim"),
         )
     out.print(table)
     out.print()
@@ -311,7 +312,7 @@ def _table(*headings: str) -> Any:
     from rich.table import Table
 
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1), header_style="bold")
-    wrapping = ("the error code says", "access", "planted")
+    wrapping = ("the error code says", "access", "by")
     for heading in headings:
         table.add_column(
             printable(heading),
@@ -321,4 +322,4 @@ def _table(*headings: str) -> Any:
     return table
 
 
-_NUMBERS: Final[Sequence[str]] = ("cases", "", "found after", "words left")
+_NUMBERS: Final[Sequence[str]] = ("cases", "", "found after", "words")

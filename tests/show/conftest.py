@@ -99,11 +99,13 @@ REPORT = CampaignReport(
     scenarios=(("aliases (4 levels)", "agree"), ("smep after a write (5 levels)", "known")),
     replayed=(("WP: a supervisor write was let through", "fixed"),),
     planted=(
-        Planted("R/W of the PTE is taken for 1", "WP", 1, 12_000, 4, "WP"),
-        Planted("XD of the PML4E is ignored", "NX", 4, None, None, None),
+        Planted("WP_1", "WP", 1, "R/W of the PTE is taken for 1", "matrix classic", 12_000, 4, 4,
+                "WP, level 1", True),
+        Planted("NX_4", "NX", 4, "XD of the PML4E is ignored", "matrix full"),
+        Planted("MODE", "MODE", None, "paging is off", note="such a state cannot be built"),
     ),
     notes=("the findings are kept in .harness/findings",),
-)
+)  # fmt: skip
 NASTY = (
     "<script>alert(1)</script> & \"quoted\" 'single' ]]> \x00\x1b[31m\x07 \ud800 \uffff "
     "{{ 7 * 7 }} [bold red]markup[/] \u202eback ‘é’ 🙂"
@@ -166,6 +168,6 @@ def nasty() -> CampaignReport:
         unsupported=((NASTY, 5),),
         scenarios=((NASTY, NASTY), (NASTY, "diverge")),
         replayed=((NASTY, NASTY),),
-        planted=(Planted(NASTY, NASTY, None, None, None, NASTY),),
+        planted=(Planted(NASTY, NASTY, None, NASTY, NASTY, None, None, None, NASTY, note=NASTY),),
         notes=(NASTY,),
     )

@@ -72,7 +72,7 @@ def test_it_says_everything(report: CampaignReport) -> None:
         "P U I: a user fetch",
         "Coverage: 108 of 112 cells that can be met",
         "rules that no case met: SMEP, SMAP",
-        "1 of 2 found and named",
+        "1 of 2 planted bugs found, named and made small",
         "gp-for-ss",
         "It no longer occurs",
         "this engine has no PKS",

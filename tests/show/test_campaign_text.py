@@ -44,7 +44,7 @@ def test_it_says_everything(report: CampaignReport) -> None:
         "✓ scenarios that agree: 1 of 2",
         "✗ scenario smep after a write (5 levels): known",
         "a former finding, now fixed",
-        "planted bugs: 1 of 2 found and named",
+        "1 of 2 planted bugs found, named and made small",
         "         85 this engine has no PKS",
         "✗ 2 findings in 1 min 15 s",
     ):
