@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 __all__ = ["Row"]
@@ -26,6 +26,8 @@ class Row:
     :ivar named_rule: the rule that the report names.
     :ivar named_level: the level that the report names.
     :ivar right: found, reported as one cause, named right, and shrunk within the bound.
+    :ivar key: names the root cause that the report names.
+    :ivar counts: for each campaign how many cases it took, None when it found nothing.
     :ivar note: what else must be said; for what cannot be planted, why.
     """
 
@@ -42,6 +44,8 @@ class Row:
     named_rule: str = ""
     named_level: int | None = None
     right: bool = False
+    key: str = ""
+    counts: dict[str, int | None] = field(default_factory=dict)
     note: str = ""
 
     def to_json(self) -> dict[str, Any]:

@@ -1,18 +1,183 @@
-"""The table of planted bugs: which campaign finds each, after how many cases, under which name."""
+"""The table of planted bugs: which campaign finds each, after how many cases, under which name.
+
+:func:`run_table` sends each flaw through the same campaigns: a slice of the matrix, then random
+cases. A row says how many cases it took, how many root causes were reported (there is one), which
+rule and level the report named, and how many words the shrunk case has::
+
+    for row in run_table(["PRESENT_2"]):
+        print(row.flaw, row.campaign, row.cases, row.named_rule, row.named_level)
+
+It raises what an engine raises that is missing or breaks.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import dataclasses
+from collections.abc import Callable, Iterable, Iterator
+from typing import Final
 
+from harness.check.case import Case
+from harness.check.cause import root_causes
+from harness.check.finding import Finding
+from harness.check.matrix import MatrixWork
+from harness.check.scenario import Scenario
+from harness.check.tally import Tally
+from harness.check.work import Work
+from harness.engine.steps import AccessStep
+from harness.fuzz.work import FuzzWork
+from harness.isolate import Ended, Progress, isolated_all
+from harness.planted.engines import name_of
+from harness.planted.flaws import FLAWS, NOT_HERE, Flaw
 from harness.planted.row import Row
 
-__all__ = ["Row", "run_table"]
+__all__ = ["CASES", "SAMPLE", "Row", "not_here", "run_flaw", "run_table"]
+
+CASES: Final = 20_000
+"""Random cases for each flaw, at most."""
+
+ENOUGH: Final = 4_000
+"""Random cases after which a campaign that has found something ends."""
+
+SAMPLE: Final = 1009
+"""One case of so many of the classic matrix is asked."""
+
+SEED: Final = 1
 
 
-def run_table(names: Iterable[str] | None = None, *, workers: int = 1) -> list[Row]:
+def run_table(
+    names: Iterable[str] | None = None,
+    *,
+    workers: int = 1,
+    progress: Callable[[str, int, int], None] | None = None,
+) -> list[Row]:
     """Run campaigns against planted bugs, and return a row for each.
 
     :param names: which flaws; all of them when it is left out.
     :param workers: how many processes at once.
+    :param progress: is told the name of a flaw that is done, how many are, and of how many.
+    :raises KeyError: for a name that is none.
     """
-    raise NotImplementedError
+    flaws = [FLAWS[name] for name in (FLAWS if names is None else names)]
+    rows: dict[int, Row] = {}
+    calls = [(run_flaw, (flaw.name,), {}) for flaw in flaws]
+    for event in isolated_all(calls, workers=workers):
+        if isinstance(event, Progress):
+            continue
+        assert isinstance(event, Ended)
+        if event.error is not None:
+            raise event.error
+        rows[event.number] = event.value
+        if progress is not None:
+            progress(flaws[event.number].name, len(rows), len(flaws))
+    return [rows[number] for number in range(len(flaws))]
+
+
+def not_here() -> list[Row]:
+    """Return a row for each thing that cannot be planted, whose note says why."""
+    return [
+        Row(flaw="", rule=rule, level=level, sentence="", note=f"cannot be planted here: {why}")
+        for rule, level, why in NOT_HERE
+    ]
+
+
+def run_flaw(name: str, *, cases: int = CASES, sample: int = SAMPLE) -> Row:
+    """Send one flaw through the campaigns.
+
+    :param name: of the flaw.
+    :param cases: random ones.
+    :param sample: how thin the slice of the matrix is.
+    """
+    flaw = FLAWS[name]
+    engine = name_of(name)
+    row = Row(flaw=name, rule=flaw.rule, level=flaw.level, sentence=flaw.sentence)
+    findings: list[Finding] = []
+    counts: dict[str, int | None] = {}
+    for campaign, work in _works(flaw, engine, cases, sample):
+        tally = _run(work)
+        found = [one for one in tally.findings.values() if one.judgement == "diverge"]
+        first = min((one.first for one in found), default=None)
+        counts[campaign] = None if first is None else _asked(work, first)
+        if found and not findings:
+            row = _told(row, flaw, work, campaign, found, counts[campaign])
+            findings = found
+    return dataclasses.replace(row, counts=counts)
+
+
+def _works(
+    flaw: Flaw, engine: str, cases: int, sample: int
+) -> Iterator[tuple[str, MatrixWork | FuzzWork]]:
+    yield "fuzz", FuzzWork(seed=SEED, cases=cases, engine=engine)
+    if flaw.probed:
+        yield "matrix classic", MatrixWork("classic", engine=engine, sample=sample)
+
+
+def _run(work: Work) -> Tally:
+    total = Tally()
+    for round in range(1 << 20):
+        shards = work.plan(round, total)
+        # The scenarios of a matrix are no part of its slice.
+        if not shards or (round and isinstance(work, MatrixWork)):
+            break
+        tally = Tally()
+        for shard in shards:
+            tally += work.run(shard)
+            found = any(one.judgement == "diverge" for one in tally.findings.values())
+            if found and isinstance(work, FuzzWork) and shard.first + shard.count >= ENOUGH:
+                return total + tally
+        total += tally
+    return total
+
+
+def _asked(work: MatrixWork | FuzzWork, first: int) -> int:
+    """Return how many cases were asked up to and with the one of a number."""
+    return first // (work.sample if isinstance(work, MatrixWork) else 1) + 1
+
+
+def _told(
+    row: Row,
+    flaw: Flaw,
+    work: MatrixWork | FuzzWork,
+    campaign: str,
+    found: list[Finding],
+    cases: int | None,
+) -> Row:
+    causes = root_causes(found)
+    main = max(causes, key=lambda one: one.count)
+    small = work.shrunk(main)
+    words, bound = _sizes(small)
+    named = (small.rule, small.level) == (flaw.rule, flaw.level)
+    others = ", ".join(
+        f"{one.key.partition('|')[0]} ({one.count})" for one in causes if one is not main
+    )
+    return dataclasses.replace(
+        row,
+        found=True,
+        campaign=campaign,
+        cases=cases,
+        causes=len(causes),
+        shrunk_entries=words,
+        walk_entries=bound,
+        named_rule=small.rule,
+        named_level=small.level,
+        key=small.key.partition("|")[0],
+        right=named and len(causes) == 1 and (words or 0) <= (bound or 0),
+        note=f"also reported: {others}" if others else "",
+    )
+
+
+def _sizes(finding: Finding) -> tuple[int | None, int | None]:
+    """Return how many words a case has, and how many the walks of its accesses read at most."""
+    if finding.case is None:
+        return None, None
+    if "steps" in finding.case:
+        scenario = Scenario.from_json(finding.case)
+        pages = {
+            address >> 12
+            for step in scenario.steps
+            if isinstance(step, AccessStep)
+            for address in (step.va, step.va + step.access.size - 1)
+        }
+        return len(scenario.memory), scenario.cpu.levels * len(pages)
+    case = Case.from_json(finding.case)
+    spans = (case.va & 0xFFF) + case.access.size > 0x1000
+    return len(case.memory), case.cpu.levels * (2 if spans else 1)
