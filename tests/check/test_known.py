@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
+from packaging.specifiers import SpecifierSet
 
 from harness.check.campaign import Bench
 from harness.check.compare import Judgement
-from harness.check.known import KNOWN, Known, explain, judge
-from harness.engine import open_engine
+from harness.check.known import KNOWN, Known, explain, judge, stale_registrations
+from harness.engine import Engine, open_engine
+from harness.engine.unicorn import UnicornEngine
 from harness.memory import PhysicalMemory
 from harness.outcome import Observation, Outcome
 from harness.walk import RULES, walk
@@ -87,4 +90,58 @@ def test_registrations_say_which_rule_and_why() -> None:
     for known in KNOWN:
         assert known.rule in RULES
         assert known.reason.endswith(".")
-        assert known.versions
+        assert known.source.endswith(".")
+        assert list(known.versions)
+
+
+def registered(versions: str) -> Known:
+    return dataclasses.replace(KNOWN[0], versions=SpecifierSet(versions))
+
+
+@pytest.mark.parametrize(
+    ("versions", "version", "covered"),
+    [
+        ("==2.1.4", "2.1.4", True),
+        ("==2.1.4", "2.1.3", False),
+        (">=2.1,<2.2", "2.1.0", True),
+        (">=2.1,<2.2", "2.1.9", True),
+        (">=2.1,<2.2", "2.2.0", False),
+        (">=2.1,<2.2", "2.1.5rc1", True),
+        (">=2.1,!=2.1.3", "2.1.3", False),
+        (">=2.1", "unknown", False),
+    ],
+)
+def test_a_registration_covers_a_range_of_versions(
+    versions: str, version: str, covered: bool
+) -> None:
+    class Identity:
+        name = "unicorn"
+
+        def __init__(self) -> None:
+            self.version = version
+
+    assert registered(versions).covers(Identity()) is covered
+
+
+def test_nothing_that_is_registered_is_stale() -> None:
+    assert stale_registrations() == []
+
+
+class Mended(UnicornEngine):
+    """Unicorn, without the flaws that are registered for it."""
+
+    def probe(self, cpu: Any, va: Any, access: Any = "read") -> Observation:
+        right = walk(self.memory, cpu, va, access)
+        return Observation(
+            right.outcome, right.error_code, right.cr2, right.pa, None, dict(right.sets)
+        )
+
+
+def mended(memory: PhysicalMemory) -> Engine:
+    return Mended(memory)
+
+
+def test_what_no_longer_occurs_is_stale() -> None:
+    assert stale_registrations(mended) == list(KNOWN)
+    assert stale_registrations(mended, among=[KNOWN[1]]) == [KNOWN[1]]
+    assert stale_registrations(mended, among=[registered("<2")]) == []
