@@ -230,6 +230,20 @@ def test_does_not_take_what_it_cannot_make(
     assert not EntryLoop.takes(access, va, words, landings)
 
 
+def test_other_landings_do_not_find_old_code(engine: UnicornEngine) -> None:
+    """Code at a landing was translated when another one was stamped so."""
+    some = np.zeros((4, 1), np.uint64)
+    for depth, table in enumerate((0x2000, 0x3000, 0x4000, 0)):
+        some[depth] = table | P | RW | US | A | D
+    frames = (0x7000, 0x8000, 0x9000, 0xA000, 0xB000, 0xC000)
+    for landings in ((0, 1, 2), (2, 1), (1, 0), (3, 4, 5, 0), (0, 5), (5, 0, 1, 2)):
+        words = [frames[number] + 8 for number in landings]
+        for pa in words:
+            some[3] = pa - 8 | P | RW | US | A | D
+            seen = engine.probe_entries(state(0, 4, 0), VA, "fetch", AT[4], some, landings=words)
+            assert seen.pa.tolist() == [pa]
+
+
 def test_a_non_canonical_address_is_asked_singly(engine: UnicornEngine) -> None:
     cpu, some = state(0, 4, 0), columns(1, 4, 3)
 

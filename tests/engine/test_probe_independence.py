@@ -8,11 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from harness.check.case import Case
-from harness.check.generate import generate
 from harness.engine import open_engine
 from harness.engine.unicorn import UnicornEngine
 from harness.engine.unicorn.probe import Prober
 from harness.errors import EngineError
+from harness.fuzz.groups import generate
 from harness.outcome import Access, AccessKind, Observation
 
 P, W, U, A, D, PS = 1, 2, 4, 0x20, 0x40, 0x80

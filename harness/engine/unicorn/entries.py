@@ -162,6 +162,7 @@ class EntryLoop:
         self._fill_header()
         self._loops: dict[tuple[Any, ...], dict[str, int]] = {}
         self._next_code = _CODE
+        self._stamps: dict[int, int] = {}
         self._templates: dict[CpuState, bytes] = {}
         self._failures: list[BaseException] = []
         scratch.words[(_DIRECTORY >> 3) + 2] = layout.scratch + _WINDOW_TABLE | _PRESENT_WRITABLE
@@ -220,12 +221,13 @@ class EntryLoop:
         count = entries.shape[1]
         edited = [*at, *landings] if access.is_write else list(at)
         before = [(pa, memory.read_u64(pa)) for pa in (*at, *landings)]
-        for number, pa in enumerate(landings):
+        stamps = self._number(landings)
+        for number, pa in zip(stamps, landings, strict=True):
             memory.write_u64(pa, _stamp(number))
         words = len(edited)
         rows = self._rows[: count * _row_words(words)].reshape(count, _row_words(words))
         rows[:, : len(at)] = entries.T
-        rows[:, len(at) : words] = [_stamp(number) for number in range(words - len(at))]
+        rows[:, len(at) : words] = [_stamp(number) for number in stamps[: words - len(at)]]
         slot = _free_slot(va, cpu.levels, edited)
         borrowed = cpu.root + 8 * slot
         lent = memory.read_u64(borrowed)
@@ -245,8 +247,23 @@ class EntryLoop:
         end = self._start(slot, cpu) + rows.nbytes
         if error or core.q[core.at.registers // 8 + _RDI] != end:
             return False
-        self._collect(access, va, rows[:, words], rows[:, words + 1 :].T, landings, out)
+        landed = dict(zip(landings, stamps, strict=True))
+        self._collect(access, va, rows[:, words], rows[:, words + 1 :].T, landed, out)
         return True
+
+    def _number(self, landings: Sequence[int]) -> list[int]:
+        """Return the number of each landing's stamp; a landing keeps it.
+
+        unicorn 2.1.4: code that was translated is not looked at again when the host changes it
+        (facts.md 6).
+        """
+        new = [pa for pa in landings if pa not in self._stamps]
+        if len(self._stamps) + len(new) > len(_STAMPS):
+            self._core.uc.ctl_flush_tb()
+            self._stamps, new = {}, list(dict.fromkeys(landings))
+        for pa in new:
+            self._stamps[pa] = len(self._stamps)
+        return [self._stamps[pa] for pa in landings]
 
     def _prepare(
         self,
@@ -291,7 +308,7 @@ class EntryLoop:
         va: int,
         value: NDArray[np.uint64],
         after: NDArray[np.uint64],
-        landings: Sequence[int],
+        landings: dict[int, int],
         out: EntryObservations,
     ) -> None:
         count, words = len(value), len(out.after)
@@ -310,9 +327,9 @@ class EntryLoop:
         out.after[:] = after[:words]
         out.pa[:] = UNKNOWN_PA
         inside = np.uint64((1 << 8 * access.size) - 1)
-        for number, pa in enumerate(landings):
+        for place, (pa, number) in enumerate(landings.items()):
             if access.is_write:
-                landed = after[words + number] != _stamp(number)
+                landed = after[words + place] != _stamp(number)
             elif access.is_fetch:
                 landed = value == np.uint64(_TOKEN + number + 1)
             else:
