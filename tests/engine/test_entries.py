@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import product
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 
 from harness.cpu import CR0, CR4, EFER, RFLAGS, CpuState
 from harness.engine.unicorn import UnicornEngine, entries
+from harness.engine.unicorn import engine as engine_module
 from harness.engine.unicorn.entries import MOST_WORDS, ROWS, EntryLoop
 from harness.memory import PhysicalMemory
 from harness.outcome import Access, AccessKind, EntryObservations, Outcome
@@ -91,6 +93,18 @@ def ask(
     return engine.probe_entries(cpu, va, access, at, some, landings=LANDINGS, **more)
 
 
+@contextmanager
+def loop_alone() -> Iterator[None]:
+    """Let nothing be asked singly: the loop must come to its end by itself."""
+
+    def refuse(*_: object, **__: object) -> NoReturn:
+        pytest.fail("the loop left rows to single probes")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(engine_module, "probe_entries_singly", refuse)
+        yield
+
+
 @given(
     seed=st.integers(0, 1 << 32),
     cpl=st.sampled_from((0, 3)),
@@ -115,7 +129,8 @@ def test_says_what_single_probes_say(
     some = columns(seed, levels, 60)
     before = engine.memory.buffer.copy()
 
-    looped = ask(engine, cpu, access, some, twice=twice)
+    with loop_alone():
+        looped = ask(engine, cpu, access, some, twice=twice)
 
     assert np.array_equal(engine.memory.buffer, before)
     same(looped, ask(engine, cpu, access, some, twice=twice, singly=True))
@@ -138,7 +153,8 @@ def test_takes_more_rows_than_the_loop_holds(
 ) -> None:
     cpu, some = state(cpl, 4, 0b11000), columns(2, 4, ROWS + 500)
 
-    seen = ask(engine, cpu, Access(kind), some)
+    with loop_alone():
+        seen = ask(engine, cpu, Access(kind), some)
 
     tail = ask(engine, cpu, Access(kind), some[:, ROWS:], singly=True)
     same(seen.rows(slice(ROWS, None)), tail)
@@ -155,10 +171,9 @@ def test_the_slower_hooks_say_the_same(way: str, monkeypatch: pytest.MonkeyPatch
     with UnicornEngine(PhysicalMemory(RAM)) as slow:
         for cpl, kind in product((0, 3), KINDS):
             cpu = state(cpl, 4, 0b11000)
-            same(
-                ask(slow, cpu, Access(kind), some, twice=True),
-                ask(slow, cpu, Access(kind), some, twice=True, singly=True),
-            )
+            with loop_alone():
+                looped = ask(slow, cpu, Access(kind), some, twice=True)
+            same(looped, ask(slow, cpu, Access(kind), some, twice=True, singly=True))
 
 
 def test_what_the_python_hook_raises_is_raised(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -240,7 +255,10 @@ def test_other_landings_do_not_find_old_code(engine: UnicornEngine) -> None:
         words = [frames[number] + 8 for number in landings]
         for pa in words:
             some[3] = pa - 8 | P | RW | US | A | D
-            seen = engine.probe_entries(state(0, 4, 0), VA, "fetch", AT[4], some, landings=words)
+            with loop_alone():
+                seen = engine.probe_entries(
+                    state(0, 4, 0), VA, "fetch", AT[4], some, landings=words
+                )
             assert seen.pa.tolist() == [pa]
 
 
