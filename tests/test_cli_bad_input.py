@@ -20,9 +20,9 @@ import pytest
 from click.testing import CliRunner, Result
 
 from harness.check.case import write_cases
-from harness.check.generate import generate
 from harness.cli import cli
 from harness.commands import check as check_module
+from harness.fuzz.groups import generate
 from harness.isolate import Ended
 from harness.resources import asm_dir, page_table_sets
 

@@ -4,8 +4,7 @@
 ``case``      one question to the MMU, in the form of every reproducer
 ``compare``   one prediction against one observation
 ``known``     the registered divergences: engine, version, rule, reason, and what would be without
-``generate``  random cases over random tables
-``campaign``  thousands of cases in one memory, counted by rule
+``campaign``  one RAM and one engine for case after case
 ``shrink``    a small case instead of a large one
 ``sets``      real page-table sets: walker, CPU and QEMU's answers
 ``report``    what the check of a set found, counted

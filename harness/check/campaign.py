@@ -1,32 +1,26 @@
-"""Thousands of cases in one memory: walk, probe, compare, count, and shrink what differs.
+"""A bench: one RAM and one engine, for case after case; and what makes a difference small on it.
 
-All cases of a campaign share one RAM and one engine: a case's words are written, asked about, and
-cleared again. The :class:`Campaign` that comes back counts the four judgements, how often each
-rule was exercised and each registered divergence met; a difference that is not registered is
-shrunk to a case that runs alone, and says which line reproduces it::
+A case's words are written, asked about, and cleared again::
 
-    campaign = run_campaign(generate(seed=1, count=20_000))
-    assert not campaign.differences, campaign.report()
+    with Bench(case.ram) as bench:
+        prediction, seen, verdict = bench.ask(case)
 
-From the command line, ``python -m harness.check.campaign SEED COUNT`` does the same. It raises
+A difference that is not registered is shrunk to a case that runs alone. Whole campaigns are
+:class:`~harness.check.matrix.MatrixWork` and :class:`~harness.fuzz.work.FuzzWork`. It raises
 :class:`~harness.errors.EngineError` when the engine is missing or breaks.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import sys
-from collections import Counter
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
-from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from harness.check.case import Case
 from harness.check.cause import cause_of, finding_of, told_as
 from harness.check.compare import Difference, Judgement
 from harness.check.finding import Finding
-from harness.check.generate import RAM, generate
 from harness.check.known import EngineIdentity, Verdict, judge
 from harness.check.shrink import shrink
 from harness.check.words import words_of
@@ -38,52 +32,13 @@ from harness.walk import Walk, walk
 
 __all__ = [
     "Bench",
-    "Campaign",
     "Opener",
-    "exercised",
-    "run_campaign",
     "shrink_difference",
     "shrink_finding",
 ]
 
 Opener: TypeAlias = Callable[[PhysicalMemory], Engine]
 """What opens an engine over a memory."""
-
-_RW, _US, _A, _D, _PS, _PAT_BIG = 0x2, 0x4, 0x20, 0x40, 0x80, 0x1000
-_ENOUGH = 10
-
-
-@dataclass(slots=True)
-class Campaign:
-    """What a campaign found.
-
-    :ivar cases: how many were asked.
-    :ivar judgements: by the four words.
-    :ivar rules: how often each rule was exercised.
-    :ivar known: how often each registered divergence was met, by its name.
-    :ivar differences: the unexplained ones, one of each kind, shrunk.
-    """
-
-    cases: int = 0
-    judgements: Counter[Judgement] = field(default_factory=Counter)
-    rules: Counter[str] = field(default_factory=Counter)
-    known: Counter[str] = field(default_factory=Counter)
-    differences: list[Difference] = field(default_factory=list)
-
-    def report(self) -> str:
-        """Return the counts, and for each difference its sentence and its reproducer."""
-        counts = ", ".join(f"{self.judgements[word]} {word}" for word in Judgement)
-        lines = [f"{self.cases} cases: {counts}"]
-        lines.append("rules: " + ", ".join(f"{r} {n}" for r, n in self.rules.most_common()))
-        if self.known:
-            lines.append("known: " + ", ".join(f"{k} {n}" for k, n in self.known.most_common()))
-        for difference in self.differences:
-            assert difference.case is not None
-            lines += [
-                f"{difference.rule}: {difference.sentence}",
-                f"  harness probe with this line: {difference.case.line()}",
-            ]
-        return "\n".join(lines)
 
 
 class Bench:
@@ -211,95 +166,3 @@ def shrink_finding(finding: Finding, engine: str | Opener = "unicorn") -> Findin
             return finding
         small = finding_of(difference, Verdict(Judgement.DIVERGE, difference), bench.engine)
     return told_as(small, finding)
-
-
-def run_campaign(
-    cases: Iterable[Case],
-    *,
-    ram: Iterable[tuple[int, int]] = RAM,
-    engine: str = "unicorn",
-    shrinking: bool = True,
-) -> Campaign:
-    """Ask cases one after another.
-
-    After ten different unexplained differences it stops: more would not help anybody.
-
-    :param cases: the questions; all must have this RAM.
-    :param ram: the regions.
-    :param engine: who judges.
-    :param shrinking: make the differences small.
-    :raises EngineError: when the engine is missing or breaks.
-    """
-    result = Campaign()
-    kinds: set[tuple[object, ...]] = set()
-    with Bench(ram, engine) as bench:
-        for case in cases:
-            prediction, _, verdict = bench.ask(case)
-            result.cases += 1
-            result.judgements[verdict.judgement] += 1
-            result.rules.update(exercised(prediction))
-            result.known.update(known.name for known in verdict.known)
-            difference = verdict.difference
-            if verdict.judgement is not Judgement.DIVERGE or difference is None:
-                continue
-            if difference.kind not in kinds:
-                kinds.add(difference.kind)
-                result.differences.append(bench.shrink(difference) if shrinking else difference)
-                if len(kinds) >= _ENOUGH:
-                    break
-    return result
-
-
-def exercised(walk: Walk) -> set[str]:
-    """Name the rules that a walk put to the test: the one that decided, and those around it.
-
-    :param walk: a prediction that an engine is asked to confirm.
-    """
-    rules = {walk.rule}
-    if walk.cpu.cr3 & 0xFFF:
-        rules.add("CR3")
-    if walk.error_code is not None:
-        rules.add("ERR")
-    for page in (walk, walk.second):
-        if page is not None:
-            rules |= _exercised_by_page(page)
-    if walk.second is not None:
-        rules.add("SPLIT")
-    if walk.completed:
-        for bits in walk.sets.values():
-            rules |= {name for name, bit in (("A", _A), ("D", _D)) if bits & bit}
-    elif walk.may_set:
-        rules.add("A_ON_FAULT")
-    return rules
-
-
-def _exercised_by_page(page: Walk) -> set[str]:
-    rules = set()
-    steps = page.steps
-    if len({step.address for step in steps}) < len(steps):
-        rules.add("SELF")
-    leaf = page.leaf
-    if leaf is not None:
-        rules.add("COMBINE")
-        if leaf.raw & (_PS if leaf.level == 1 else _PAT_BIG):
-            rules.add("PAT")
-        if leaf.entry.key:
-            rules.add("KEY")
-    elif page.error_code is not None and steps:
-        withheld = (_RW if page.access.is_write else 0) | (_US if page.cpu.user else 0)
-        # Present so far, and some right was already lost when the walk ended otherwise.
-        if any(withheld & ~step.raw for step in steps[:-1]):
-            rules.add("ORDER")
-    return rules
-
-
-def main(arguments: list[str]) -> int:
-    """Run a campaign from the command line: ``SEED COUNT``."""
-    seed, count = (int(argument) for argument in arguments)
-    campaign = run_campaign(generate(seed, count))
-    print(campaign.report())
-    return 1 if campaign.differences else 0
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
