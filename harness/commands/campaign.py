@@ -34,7 +34,14 @@ if TYPE_CHECKING:
     from harness.check.work import Work
     from harness.show.campaign import CampaignReport, FindingReport
 
-__all__ = ["Campaign", "Settings", "campaign_options", "command_line", "run_campaign"]
+__all__ = [
+    "Campaign",
+    "Settings",
+    "campaign_options",
+    "command_line",
+    "run_campaign",
+    "run_planted",
+]
 
 INTERRUPTED: Final = 130
 """The exit code after Ctrl-C, as shells have it."""
@@ -200,6 +207,15 @@ def _run(campaign: Campaign) -> int:
     if over.reached and result.interrupted:
         result = _in_time(campaign, result)
     report = _report(campaign, registry, result, former)
+    code = _told_everywhere(settings, report)
+    if result.interrupted:
+        click.echo(_how_to_resume(campaign), err=True)
+        return INTERRUPTED
+    return code
+
+
+def _told_everywhere(settings: Settings, report: CampaignReport) -> int:
+    """Print and write a report, and return the exit code that goes with it."""
     _write_reports(settings, report)
     if settings.as_json:
         click.echo(json.dumps(report.to_json()))
@@ -208,10 +224,30 @@ def _run(campaign: Campaign) -> int:
         from harness.show.console import console
 
         print_campaign(console(), report)
-    if result.interrupted:
-        click.echo(_how_to_resume(campaign), err=True)
-        return INTERRUPTED
     return 0 if report.good else 1
+
+
+def run_planted(settings: Settings) -> int:
+    """Run campaigns against engines with one flaw each, and return the exit code.
+
+    :raises InputError: for a path that cannot be written.
+    :raises EngineError: when the engine is missing or breaks.
+    """
+    from harness.commands.campaign_view import ask_registry, planted_report
+    from harness.planted.table import run_table
+
+    _check_paths(settings)
+    registry = isolated(ask_registry, settings.engine)
+    started = time.monotonic()
+    try:
+        rows = run_table(workers=settings.processes)
+    except KeyboardInterrupt:
+        click.echo("interrupted", err=True)
+        return INTERRUPTED
+    report = planted_report(
+        rows, registry, workers=settings.processes, seconds=time.monotonic() - started
+    )
+    return _told_everywhere(settings, report)
 
 
 class _Deadline:

@@ -19,6 +19,7 @@ from harness.show.campaign import (
     CampaignReport,
     Coverage,
     FindingReport,
+    Planted,
     Registered,
     outcome_rows,
 )
@@ -26,8 +27,10 @@ from harness.show.campaign import (
 if TYPE_CHECKING:
     from harness.campaign.runner import CampaignResult
     from harness.check.finding import Finding
+    from harness.planted.row import Row
+    from harness.show.report import WalkRow
 
-__all__ = ["Registry", "ask_registry", "finding_report", "report_of"]
+__all__ = ["Registry", "ask_registry", "finding_report", "planted_report", "report_of"]
 
 _WORST: Final = ("broke", "diverge")
 
@@ -130,6 +133,42 @@ def report_of(
     )
 
 
+def planted_report(
+    rows: Iterable[Row], registry: Registry, *, workers: int, seconds: float
+) -> CampaignReport:
+    """Return the report of campaigns against planted bugs.
+
+    :param rows: what became of each.
+    :param registry: of the right engine under them.
+    :param workers: how many processes ran.
+    :param seconds: how long it took.
+    """
+    planted = tuple(
+        Planted(
+            flaw=row.flaw,
+            rule=row.rule,
+            level=row.level,
+            sentence=row.sentence,
+            campaign=row.campaign,
+            cases=row.cases,
+            words=row.shrunk_entries,
+            bound=row.walk_entries,
+            named=_place(row.named_rule, row.named_level),
+            right=row.right,
+            note=row.note,
+        )
+        for row in rows
+    )
+    return CampaignReport(
+        name="planted bugs",
+        engine=f"{registry.name} {registry.version}",
+        command="harness fuzz --planted",
+        seconds=seconds,
+        workers=workers,
+        planted=planted,
+    )
+
+
 def finding_report(
     finding: Finding, *, command: str = "", files: Iterable[str] = (), former: bool = False
 ) -> FindingReport:
@@ -140,9 +179,8 @@ def finding_report(
     :param former: it was found by an earlier campaign, and not by this one.
     """
     details = finding.details
-    headline, rows, predicted = _walked(finding)
-    if finding.case is not None and "steps" in finding.case:
-        predicted = _steps(finding)
+    headline, rows, predicted = _walked(_question(finding.case))
+    predicted = (*_steps(finding), *predicted)
     notes = [
         (label, str(details[name]))
         for label, name in (("as if", "as_if"), ("shrinking", "shrinking"), ("why", "why"))
@@ -186,16 +224,36 @@ def serious(findings: Iterable[Finding]) -> list[Finding]:
     return [finding for finding in findings if finding.judgement in _WORST]
 
 
-def _walked(finding: Finding) -> tuple[str, tuple[Any, ...], tuple[str, ...]]:
-    """Walk a finding's case: what is asked, the entries, the verdict."""
+def _place(rule: str, level: int | None) -> str:
+    return rule if level is None else f"{rule}, level {level}"
+
+
+def _question(case: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """Return the one access of a case, or the last one of a scenario that is nothing but accesses.
+
+    In any other scenario it depends on the other steps what the walker sees.
+    """
+    if case is None or "steps" not in case:
+        return None if case is None else dict(case)
+    steps = case["steps"]
+    if not steps or any("access" not in step for step in steps):
+        return None
+    question = {key: value for key, value in case.items() if key != "steps"}
+    cpu = dict(question.get("cpu", {}))
+    cpu.update({"cpl": steps[-1]["cpl"]} if "cpl" in steps[-1] else {})
+    return {**question, "cpu": cpu, "access": steps[-1]["access"]}
+
+
+def _walked(question: dict[str, Any] | None) -> tuple[str, tuple[WalkRow, ...], tuple[str, ...]]:
+    """Walk a case: what is asked, the entries, the verdict."""
     from harness.check.case import Case
     from harness.show.report import headline, rights_lines, verdict_lines, walk_rows
     from harness.walk import walk
 
-    if finding.case is None or "steps" in finding.case:
+    if question is None:
         return "", (), ()
     try:
-        case = Case.from_json(finding.case)
+        case = Case.from_json(question)
         found = walk(case.build(), case.cpu, case.va, case.access)
     except (HarnessError, MemoryError):
         return "", (), ()
@@ -207,7 +265,8 @@ def _walked(finding: Finding) -> tuple[str, tuple[Any, ...], tuple[str, ...]]:
 
 def _steps(finding: Finding) -> tuple[str, ...]:
     """Tell a scenario step by step."""
-    assert finding.case is not None
+    if finding.case is None or "steps" not in finding.case:
+        return ()
     lines = []
     answered = finding.details.get("steps", [])
     for number, step in enumerate(finding.case["steps"], 1):

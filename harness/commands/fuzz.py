@@ -10,6 +10,7 @@ from harness.commands.campaign import (
     campaign_options,
     command_line,
     run_campaign,
+    run_planted,
     settings_words,
 )
 from harness.errors import InputError
@@ -23,8 +24,11 @@ _CASES = 100_000
 @click.option("--seed", type=int, default=1, show_default=True, help="Which random cases.")
 @click.option("--cases", type=int, metavar="N", help="How many; 100,000 unless --minutes is given.")
 @click.option("--minutes", type=float, metavar="M", help="For how long.")
+@click.option("--planted", is_flag=True, help="See whether campaigns find engines that are wrong.")
 @campaign_options
-def fuzz(seed: int, cases: int | None, minutes: float | None, settings: Settings) -> None:
+def fuzz(
+    seed: int, cases: int | None, minutes: float | None, planted: bool, settings: Settings
+) -> None:
     """Ask the CPU random questions, and hold each answer against the walker's.
 
     What one round of cases met steers the next one. The same seed asks the same cases, however
@@ -32,6 +36,8 @@ def fuzz(seed: int, cases: int | None, minutes: float | None, settings: Settings
     """
     from harness.fuzz.work import FuzzWork
 
+    if planted:
+        raise SystemExit(run_planted(settings))
     # Written this way round, a NaN is refused too.
     if minutes is not None and not 0 < minutes <= 100_000:
         raise InputError(f"a campaign must take more than 0 minutes, and at most 100,000, "
