@@ -178,13 +178,21 @@ def _observed(seen: Observation) -> str:
         value = getattr(seen, name)
         if value is not None:
             parts.append(f"{name} {format_address(value)}")
-    parts += [
-        f"changed bits {bits:#x} of the entry at {format_address(at)}"
-        for at, bits in sorted(seen.changed.items())
-    ]
+    entries: dict[int, list[str]] = {}
+    for at, bits in sorted(seen.changed.items()):
+        entries.setdefault(bits, []).append(format_address(at))
+    parts += [f"{_bits(bits)} changed at {', '.join(at)}" for bits, at in entries.items()]
+    if seen.stored:
+        parts.append(f"{seen.stored} bytes were written")
     if seen.reason is not None:
         parts.append(seen.reason)
     return ", ".join(parts)
+
+
+def _bits(bits: int) -> str:
+    names = [name for bit, name in ((0x20, "A"), (0x40, "D")) if bits & bit]
+    rest = bits & ~0x60
+    return " and ".join(names + ([f"bits {rest:#x}"] if rest else []))
 
 
 def file_stem(finding: Finding) -> str:
@@ -238,7 +246,7 @@ CASE = json.loads(
 
 
 def test_{stem}() -> None:
-    judged = {judge}(CASE, {engine!r})
+    judged = {judge}(CASE, {engine})
     if judged.judgement == "unsupported":
         pytest.skip(judged.explanation)
     if not judged.agree:
@@ -257,7 +265,7 @@ def _test_file(stem: str, finding: Finding) -> str:
         # What took the engine down must not take pytest down.
         judge="judge_alone" if finding.judgement == "broke" else "judge_json",
         case=json.dumps(finding.case, indent=2),
-        engine=engine if engine in ENGINES else ENGINES[0],
+        engine=json.dumps(engine if engine in ENGINES else ENGINES[0]),
     )
 
 

@@ -70,7 +70,7 @@ def test_a_difference_is_explained() -> None:
     text = " ".join(judged.explanation.split())
     assert "The walker: a user read at 0x0" in text
     assert "page-fault, error code 0x5 = P U" in text
-    assert "changed bits 0x20 of the entry at 0x2000" in text
+    assert "A changed at 0x1000, 0x2000" in text
     assert RULE_TEXT["A_ON_FAULT"] in text
     assert KNOWN_1G.source in text
 
@@ -155,7 +155,7 @@ def test_the_generated_test_fails_and_passes_when_the_engine_is_mended(tmp_path:
     assert "1 failed" in told
     assert "The walker:" in told
     assert RULE_TEXT["A_ON_FAULT"] in told
-    assert "changed bits 0x20 of the entry at 0x2000" in told
+    assert "A changed at 0x1000, 0x2000" in told
     assert "Traceback" not in told
 
     (tmp_path / "conftest.py").write_text(FIXED)
