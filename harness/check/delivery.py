@@ -25,13 +25,13 @@ from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from harness.address import is_canonical
-from harness.check.compare import Judgement
-from harness.check.known import EngineIdentity
+from harness.check.compare import Difference, Judgement, compare
+from harness.check.known import EngineIdentity, explain
 from harness.check.steps import Overlay, StepVerdict
 from harness.cpu import RFLAGS, CpuState
 from harness.engine.run import vector_name
 from harness.engine.steps import DeliverStep, StepResult
-from harness.outcome import Access, AccessKind, Outcome
+from harness.outcome import Access, AccessKind, Observation, Outcome
 from harness.walk import Walk, walk
 
 __all__ = ["judge_delivery"]
@@ -94,7 +94,7 @@ class _End:
     registers: dict[str, int]
     changed: dict[int, int]
     optional: dict[int, int]
-    fault: Walk | None
+    faults: tuple[Walk, ...]
 
     @property
     def outcome(self) -> Outcome:
@@ -119,7 +119,7 @@ class _Cpu:
         self.choice = choice
         self.optional: dict[int, int] = {}
         self.cr2 = step.cr2
-        self.fault: Walk | None = None
+        self.faults: list[Walk] = []
 
     def run(self) -> _End:
         """Deliver, and deliver what comes of it, until a handler is entered or nothing can be."""
@@ -146,7 +146,9 @@ class _Cpu:
             return self._end(told, {**registers, "cr2": self.cr2})
 
     def _end(self, told: list[_Told], registers: dict[str, int]) -> _End:
-        return _End(tuple(told), registers, self.memory.changed(), dict(self.optional), self.fault)
+        return _End(
+            tuple(told), registers, self.memory.changed(), dict(self.optional), tuple(self.faults)
+        )
 
     def _enter(self, vector: int, error_code: int | None, software: bool) -> dict[str, int]:
         external = 0 if software else _EXT
@@ -257,7 +259,7 @@ class _Cpu:
         if found.outcome is Outcome.NO_MEMORY:
             raise _NotJudged(f"it reaches {found.pa:#x}, which is not RAM")
         if not found.completed:
-            self.fault = self.fault or found
+            self.faults.append(found)
             for pa, bits in found.may_set.items():
                 self.optional[pa] = self.optional.get(pa, 0) | bits
             if found.outcome is Outcome.PAGE_FAULT:
@@ -309,7 +311,6 @@ def judge_delivery(
     :param memory: the memory before it.
     :param cpu: the CPU's state, at the step's privilege level.
     """
-    del engine  # no divergence of deliveries is registered
     try:
         ends = _ends(memory, cpu, step)
     except _NotJudged as why:
@@ -325,19 +326,23 @@ def judge_delivery(
         result,
         Judgement.AGREE,
         tuple(end.to_json() for end in ends),
-        rule="COMBINE" if plain.fault is None else plain.fault.rule,
-        level=None if plain.fault is None else plain.fault.level,
+        rule=plain.faults[0].rule if plain.faults else "COMBINE",
+        level=plain.faults[0].level if plain.faults else None,
     )
     differences = [_differences(end, result) for end in ends]
     if () in differences:
         return verdict
+    for end, fields in zip(ends, differences, strict=True):
+        known = _known(engine, memory, end, result) if fields == ("changed",) else ()
+        if known:
+            return replace(verdict, judgement=Judgement.KNOWN, known=known)
     nearest = min(range(len(ends)), key=lambda place: len(differences[place]))
     fields = differences[nearest]
     return replace(
         verdict,
         judgement=Judgement.DIVERGE,
         fields=fields,
-        rule="ERR" if fields[0] == "events" and plain.fault is not None else verdict.rule,
+        rule="ERR" if fields[0] == "events" and plain.faults else verdict.rule,
         sentence=_sentence(ends[nearest], fields, cpu, step, result),
     )
 
@@ -363,6 +368,26 @@ def _differences(end: _End, result: StepResult) -> tuple[str, ...]:
             found.append("changed")
             break
     return tuple(found)
+
+
+def _known(
+    engine: EngineIdentity, memory: Overlay, end: _End, result: StepResult
+) -> tuple[str, ...]:
+    """Name the registered divergences that explain what a failed access has changed."""
+    seen = result.seen.changed
+    residue = {
+        pa: bits
+        for pa in {*end.changed, *seen}
+        if (bits := end.changed.get(pa, 0) ^ seen.get(pa, 0))
+    }
+    for fault in end.faults:
+        observation = Observation(fault.outcome, fault.error_code, fault.cr2, changed=residue)
+        difference = compare(fault, observation)
+        if isinstance(difference, Difference):
+            known = explain(engine, memory.as_memory(), difference)
+            if known:
+                return tuple(entry.name for entry in known)
+    return ()
 
 
 def _sentence(
