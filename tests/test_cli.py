@@ -95,7 +95,7 @@ def design_case(tmp_path: Path) -> Path:
 def test_help_lists_the_commands() -> None:
     printed = good("--help")
 
-    for name in ("check", "walk", "probe", "run", "boot", "asm"):
+    for name in ("check", "walk", "probe", "matrix", "fuzz", "run", "boot", "asm"):
         assert f"  {name} " in printed
         assert "--json" in good(name, "--help")
 

@@ -153,7 +153,7 @@ def _print_outcomes(out: Console, report: CampaignReport) -> None:
 
 
 def _print_coverage(out: Console, coverage: Coverage) -> None:
-    if not coverage.cells:
+    if not coverage.met:
         return
     possible = coverage.possible
     known = "cells" if possible is None else f"of {possible:,} cells that can be met"

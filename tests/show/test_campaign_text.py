@@ -92,5 +92,7 @@ def test_nothing_breaks_out(nasty: CampaignReport) -> None:
 
 
 def test_an_empty_campaign_can_be_told() -> None:
-    empty = CampaignReport(name="x", engine="y", coverage=Coverage())
-    assert "0 cases" in printed(empty)
+    unmet = Coverage({}, frozenset({"NX/1/fetch/user4"}))
+    text = printed(CampaignReport(name="x", engine="y", coverage=unmet))
+    assert "0 cases" in text
+    assert "coverage" not in text
