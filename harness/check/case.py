@@ -37,16 +37,9 @@ from harness.walk import Walk
 __all__ = [
     "DEFAULT_RAM",
     "Case",
-    "access_from_json",
-    "access_to_json",
-    "case_error",
-    "memory_from_json",
-    "memory_to_json",
     "observation_to_json",
     "prediction_to_json",
-    "ram_to_json",
     "read_cases",
-    "read_lines",
     "write_cases",
 ]
 

@@ -2,7 +2,8 @@
 
 A verdict names the rule that decided it, tests and campaigns count by these names, and the
 ``rule`` column of :func:`harness.walk.bulk` holds an index into :data:`RULES`. Rules that never
-decide a verdict alone (``ERR``, ``A``, ``D`` ...) are listed too, so that one order serves all.
+decide a verdict alone (``ERR``, ``A``, ``D`` ...) are listed too, so that one order serves all; the
+last ones, :data:`CACHING`, take a sequence of accesses to be put to the test.
 
 Source: Intel SDM volume 3A, chapter 4; the section is given with each rule.
 
@@ -13,7 +14,7 @@ Source: Intel SDM volume 3A, chapter 4; the section is given with each rule.
 from collections.abc import Mapping
 from types import MappingProxyType
 
-__all__ = ["RULES", "RULE_INDEX", "RULE_TEXT"]
+__all__ = ["CACHING", "RULES", "RULE_INDEX", "RULE_TEXT"]
 
 RULE_TEXT: Mapping[str, str] = MappingProxyType(
     {
@@ -45,8 +46,19 @@ RULE_TEXT: Mapping[str, str] = MappingProxyType(
         "D": "A completed write has D set in the leaf, and in no other entry (4.8).",
         "A_ON_FAULT": "A faulting access may set A in the entries above the last one read (4.8).",
         "SELF": "One entry may serve several levels of a walk and gets the bits of them all (4.8).",
+        "STALE": "Until a changed entry is invalidated an access may use what was there before, at"
+        " the cost of one spurious fault at most (4.10.4).",
+        "INVLPG": "INVLPG invalidates all translations of its page, global ones too, and the"
+        " paging-structure caches (4.10.4.1).",
+        "CR3_LOAD": "A load of CR3 invalidates all but global translations, a change of CR4.PGE"
+        " those too (4.10.4.1).",
+        "BIG": "One translation may serve all of a big page or a part of it, and INVLPG of any part"
+        " invalidates all of them (4.10.2.3).",
     }
 )
+
+CACHING: tuple[str, ...] = ("STALE", "INVLPG", "CR3_LOAD", "BIG")
+"""The rules that no single access can break: they are about what a CPU remembers."""
 
 RULES: tuple[str, ...] = tuple(RULE_TEXT)
 """Every rule's name, in the order of the specification."""
