@@ -270,21 +270,42 @@ def _in_time(campaign: Campaign, result: CampaignResult) -> CampaignResult:
     from harness.check.tally import Tally
 
     tally = Tally() + result.tally
-    found = [each for each in tally.findings.values() if each.case is not None]
-    calls: list[tuple[Any, tuple[Finding], dict[str, Any]]] = [
-        (campaign.work.shrunk, (each,), {}) for each in found
-    ]
-    small = {}
-    settings = campaign.settings
-    for event in isolated_all(calls, workers=settings.processes, seconds=settings.seconds):
-        # What does not get small stays as it was.
-        if isinstance(event, Ended) and event.error is None:
-            old = found[event.number]
-            small[old.key] = replace(event.value, count=old.count, first=old.first)
-    for key, finding in small.items():
-        del tally.findings[key]
+    found = list(tally.findings.values())
+    tally.findings.clear()
+    for finding in _made_small(campaign, found):
         tally.add(finding)
     return replace(result, tally=tally, complete=True, interrupted=False)
+
+
+def _made_small(campaign: Campaign, found: Sequence[Finding]) -> list[Finding]:
+    """Make findings small, each in a process of its own; what does not get small stays."""
+    settings = campaign.settings
+    small = list(found)
+    which = [number for number, finding in enumerate(found) if finding.case is not None]
+    for event in isolated_all(
+        [(campaign.work.shrunk, (found[number],), {}) for number in which],
+        workers=settings.processes,
+        seconds=settings.seconds,
+    ):
+        if isinstance(event, Ended) and event.error is None:
+            old = found[which[event.number]]
+            # What shrinking found out about one case does not change how many there were.
+            small[which[event.number]] = replace(event.value, count=old.count, first=old.first)
+    return small
+
+
+def _causes(campaign: Campaign, result: CampaignResult) -> list[Finding]:
+    """Return as few findings as explain everything that fails the campaign."""
+    from harness.check.cause import root_causes
+    from harness.commands.campaign_view import by_weight, serious
+
+    causes = serious(root_causes(serious(result.tally.findings.values())))
+    if not result.interrupted:
+        # One that might have had several causes was made small for another one of them.
+        chosen = [finding for finding in causes if finding.key not in result.tally.findings]
+        small = {finding.key: finding for finding in _made_small(campaign, chosen)}
+        causes = [small.get(finding.key, finding) for finding in causes]
+    return by_weight(causes)
 
 
 def _how_to_resume(campaign: Campaign) -> str:
@@ -311,12 +332,11 @@ def _replayed(settings: Settings) -> list[Finding]:
 def _report(
     campaign: Campaign, registry: Any, result: CampaignResult, former: list[Finding]
 ) -> CampaignReport:
-    from harness.check.cause import root_causes
-    from harness.commands.campaign_view import by_weight, report_of, serious
+    from harness.commands.campaign_view import report_of, serious
     from harness.fuzz.coverage import reachable
 
     settings = campaign.settings
-    found = by_weight(serious(root_causes(result.tally.findings.values())))
+    found = _causes(campaign, result)
     keys = {finding.key for finding in found}
     again = [each for each in serious(former) if each.key not in keys]
     notes = _kept(settings, found)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import junitparser
@@ -120,6 +121,21 @@ def test_a_broken_engine_fails_the_campaign(tmp_path: Path) -> None:
     # What an engine of one's own does is not held against ours next time.
     assert not (tmp_path / "findings").exists()
     assert any((tmp_path / "reproducers").glob("present*.jsonl"))
+
+
+def test_what_a_flaw_is_said_to_act_as_if_is_about_the_case_that_is_shown(tmp_path: Path) -> None:
+    result = harness(
+        tmp_path, "classic", "--levels", 4, "--slice", "1/8000", "--json",
+        "--engine", "harness.planted.engines:NX_2",
+    )  # fmt: skip
+    assert result.exit_code == 1, (result.output, result.exception)
+    (finding,) = json.loads(result.stdout)["findings"]
+
+    assert (finding["rule"], finding["level"]) == ("NX", 2)
+    words = json.loads(finding["case"])["memory"]
+    assert len(words) <= 4
+    (address,) = re.findall(r"PDE at 0x([0-9a-f_]+)", finding["notes"]["as if"])
+    assert int(address, 16) in {int(at, 16) for at in words}
 
 
 def test_one_case(tmp_path: Path) -> None:
