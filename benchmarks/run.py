@@ -1,6 +1,6 @@
 """Every benchmark, each in a process of its own, in one table of ratios against their targets.
 
-``python benchmarks/run.py [NAME ...]`` runs ``walk``, ``engine``, ``mapping`` and ``kernels``, or
+``python benchmarks/run.py [NAME ...]`` runs ``walk``, ``engine``, ``matrix``, ``mapping`` and ``kernels``, or
 those that are named. A process of its own makes the peak memory that of one file. The exit code is
 1 when one misses its target, and 2 when a benchmark does not run.
 """
@@ -16,7 +16,7 @@ from rich.table import Table
 from turns import missed, wanted
 
 HERE = Path(__file__).parent
-NAMES = ("walk", "engine", "mapping", "kernels")
+NAMES = ("walk", "engine", "matrix", "mapping", "kernels")
 _MEASURE = """
 import importlib, json, sys
 json.dump(importlib.import_module(sys.argv[1]).measure(), sys.stdout)
