@@ -34,13 +34,14 @@ from harness.check.scenario import Scenario, ScenarioAnswer, ask
 from harness.check.tally import Tally, cell
 from harness.check.work import Shard
 from harness.engine.loading import opener
-from harness.errors import InputError
+from harness.errors import EngineError, InputError
 from harness.fuzz.coverage import cells_of, rare
 from harness.fuzz.groups import SIZE, Group, group
 from harness.fuzz.kinds import SCENARIOS, kind_of, step_kind
 from harness.fuzz.spaces import RAM
 from harness.fuzz.steer import DEFAULTS, turned
 from harness.isolate import doing
+from harness.memory import PhysicalMemory
 from harness.outcome import Outcome
 from harness.walk import walk
 
@@ -142,14 +143,7 @@ class FuzzWork:
 
     def describe(self, shard: Shard, why: str) -> Finding:
         """Return the finding that the engine died or hung on the one case of a shard."""
-        return Finding(
-            key=f"broke: {why}",
-            judgement="broke",
-            rule="",
-            sentence=f"the engine broke on case {shard.first}: {why}",
-            first=shard.first,
-            case=self.question(shard.first, shard.spec["knobs"]).to_json(),
-        )
+        return _broken(self.question(shard.first, shard.spec["knobs"]), shard.first, why)
 
     def shrunk(self, finding: Finding) -> Finding:
         """Return a finding with the smallest case that shows it."""
@@ -206,7 +200,12 @@ class _Counter:
             for place in places:
                 cpu, va, access, features = asked.asks[place]
                 prediction = walk(memory, cpu, va, access)
-                seen = probe(cpu, va, access)
+                try:
+                    seen = probe(cpu, va, access)
+                except EngineError as error:
+                    self._broke(asked.case(place), number + place, error)
+                    _clear(memory, asked.words)
+                    continue
                 verdict = judge(engine, memory, prediction, seen)
                 judgement = verdict.judgement
                 self._judgements[judgement] += 1
@@ -265,7 +264,14 @@ class _Counter:
         :param number: of the case.
         """
         tally = self._tally
-        answer = ask(_bench(self._engine, SCENARIOS[kind].ram).engine, scenario)
+        engine = _bench(self._engine, SCENARIOS[kind].ram).engine
+        try:
+            answer = ask(engine, scenario)
+        except EngineError as error:
+            self._broke(scenario, number, error)
+            tally.cases += 1
+            _clear(engine.memory, {})
+            return
         judgement = answer.judgement
         self._judgements[judgement] += 1
         tally.cases += 1
@@ -287,6 +293,11 @@ class _Counter:
                 tally.add(dataclasses.replace(finding, first=number))
                 self._known[told] = finding.key
 
+    def _broke(self, question: Case | Scenario, number: int, error: EngineError) -> None:
+        """Count a case of which the engine said itself that it went wrong."""
+        self._tally.judgements["broke"] += 1
+        self._tally.add(_broken(question, number, str(error)))
+
     def finished(self) -> Tally:
         """Return the counts."""
         tally = self._tally
@@ -296,6 +307,24 @@ class _Counter:
             name = f"{outcome} {code:#x}" if outcome is Outcome.PAGE_FAULT else str(outcome)
             tally.outcomes[name] += count
         return tally
+
+
+def _broken(question: Case | Scenario, number: int, why: str) -> Finding:
+    return Finding(
+        key=f"broke: {why}",
+        judgement="broke",
+        rule="",
+        sentence=f"the engine broke on case {number}: {why}",
+        first=number,
+        case=question.to_json(),
+    )
+
+
+def _clear(memory: PhysicalMemory, words: Mapping[int, int]) -> None:
+    """Make memory what it should be: an engine that went wrong may have left anything."""
+    memory.words[:] = 0
+    for at, word in words.items():
+        memory.write_u64(at, word)
 
 
 def _plain(reason: str) -> str:

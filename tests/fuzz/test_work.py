@@ -17,14 +17,16 @@ from harness.check.known import KNOWN
 from harness.check.scenario import Scenario
 from harness.check.tally import Tally
 from harness.check.work import Shard
+from harness.cpu import CpuState
 from harness.engine import open_engine
-from harness.errors import InputError
+from harness.errors import EngineError, InputError
 from harness.fuzz.coverage import rare, reachable, table
 from harness.fuzz.groups import SIZE
 from harness.fuzz.kinds import SCENARIOS, kind_of
 from harness.fuzz.spaces import RAM
 from harness.fuzz.steer import DEFAULTS
 from harness.fuzz.work import FuzzWork, _bench
+from harness.outcome import Access, Observation
 from harness.walk import RULES, scalar, walk
 
 CASES = 40_000
@@ -221,6 +223,35 @@ def test_the_memory_is_as_it_was() -> None:
     FuzzWork(seed=8).run(only("plain", 500))
 
     assert not _bench("unicorn", RAM).memory.words.any()
+
+
+def test_an_engine_that_says_it_went_wrong_does_not_end_the_campaign(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    work = FuzzWork(seed=8)
+    engine = _bench("unicorn", RAM).engine
+    real = engine.probe
+    victim = work.question(37)
+    assert isinstance(victim, Case)
+
+    def probe(cpu: CpuState, va: int, access: Access) -> Observation:
+        if (cpu, va, access) == (victim.cpu, victim.va, victim.access):
+            engine.memory.words[:] = 1
+            raise EngineError("it stopped")
+        return real(cpu, va, access)
+
+    before = work.run(only("plain", 160))
+    monkeypatch.setattr(engine, "probe", probe)
+    after = work.run(only("plain", 160))
+
+    assert after.cases == 160
+    assert after.judgements["broke"] == 1
+    assert after.judgements["diverge"] == 0, "memory was cleared"
+    assert after.judgements.total() == 160
+    [finding] = [f for f in after.findings.values() if f.judgement == "broke"]
+    assert (finding.key, finding.first) == ("broke: it stopped", 37)
+    assert finding.case == victim.to_json()
+    assert before.coverage.total() - after.coverage.total() in range(1, 20), "the rest went on"
 
 
 def test_a_case_that_kills_is_described() -> None:
