@@ -1,8 +1,8 @@
 """Every benchmark, each in a process of its own, in one table of ratios against their targets.
 
-``python benchmarks/run.py [NAME ...]`` runs ``walk``, ``engine``, ``matrix``, ``mapping`` and ``kernels``, or
-those that are named. A process of its own makes the peak memory that of one file. The exit code is
-1 when one misses its target, and 2 when a benchmark does not run.
+``python benchmarks/run.py [NAME ...]`` runs all of :data:`NAMES`, or those that are named. A
+process of its own makes the peak memory that of one file. The exit code is 1 when one misses its
+target, and 2 when a benchmark does not run.
 """
 
 import json
