@@ -105,8 +105,8 @@ def perform(work: Work, subject: Shard | Finding) -> str:
 
 def _result(work: Work, subject: Shard | Finding) -> Tally | Finding:
     if isinstance(subject, Shard):
-        last = subject.first + subject.count - 1
-        doing(f"asking case {subject.first} to {last}", 0, subject.count)
+        # The same words for each shard: they become the name of what killed the engine.
+        doing(f"asking {work.name}", 0, subject.count)
         return work.run(subject)
     doing(f"shrinking {subject.key}")
     return work.shrunk(subject)

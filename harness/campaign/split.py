@@ -156,7 +156,7 @@ def _flaky(shard: Shard, why: str) -> Finding:
     return Finding(
         key=f"flaky {shard.round}/{shard.number}/{shard.first}+{shard.count}",
         judgement="broke",
-        rule="-",
+        rule="",
         sentence=(
             f"the engine died once on the cases {shard.first} to {shard.first + shard.count - 1}, "
             f"and not when they were asked again: {why}"
