@@ -42,6 +42,7 @@ __all__ = [
     "Known",
     "Verdict",
     "explain",
+    "is_version",
     "judge",
     "stale_registrations",
 ]
@@ -96,16 +97,23 @@ class Known:
         return Case.from_json(self.example)
 
     def covers(self, engine: EngineIdentity) -> bool:
-        """Say whether it is registered for this engine in this version.
+        """Say whether it is registered for this engine in this version."""
+        return is_version(engine, self.engine, self.versions)
 
-        A version that is none (a development build's name) is covered by no range.
-        """
-        if engine.name != self.engine:
-            return False
-        try:
-            return self.versions.contains(Version(engine.version), prereleases=True)
-        except InvalidVersion:
-            return False
+
+def is_version(engine: EngineIdentity, name: str, versions: SpecifierSet) -> bool:
+    """Say whether an engine is this one, in one of these versions.
+
+    A version that is none (a development build's name) is in no range.
+
+    :param engine: the engine.
+    :param name: whose registrations are looked for.
+    :param versions: the range.
+    """
+    try:
+        return engine.name == name and versions.contains(Version(engine.version), prereleases=True)
+    except InvalidVersion:
+        return False
 
 
 @dataclass(frozen=True, slots=True)

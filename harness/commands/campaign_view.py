@@ -58,6 +58,7 @@ def ask_registry(engine: str) -> Registry:
     :raises EngineError: when it is missing or broken.
     """
     from harness.check.known import KNOWN, stale_registrations
+    from harness.check.known_steps import KNOWN_STEPS, stale_step_registrations
     from harness.engine.loading import opener
     from harness.memory import PhysicalMemory
 
@@ -65,14 +66,19 @@ def ask_registry(engine: str) -> Registry:
     cpu = opened(PhysicalMemory(1 << 20))
     try:
         covering = [known for known in KNOWN if known.covers(cpu)]
+        steps = [known for known in KNOWN_STEPS if known.covers(cpu)]
         name, version = cpu.name, cpu.version
     finally:
         cpu.close()
     return Registry(
         name,
         version,
-        tuple((known.name, known.rule, known.reason) for known in covering),
-        frozenset(known.name for known in stale_registrations(opened, covering)),
+        (
+            *((known.name, known.rule, known.reason) for known in covering),
+            *((known.name, known.rule, known.reason) for known in steps),
+        ),
+        frozenset(known.name for known in stale_registrations(opened, covering))
+        | {known.name for known in stale_step_registrations(opened)},
     )
 
 
