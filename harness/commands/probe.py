@@ -1,8 +1,9 @@
-"""``harness probe``: answer the cases of a file, by the walker and by the CPU."""
+"""``harness probe``: answer the cases and scenarios of a file, by the walker and by the CPU."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from textwrap import wrap
@@ -16,10 +17,12 @@ from harness.isolate import doing, isolated
 if TYPE_CHECKING:
     from harness.check.case import Case
     from harness.check.known import Verdict
+    from harness.check.scenario import Scenario, ScenarioAnswer
+    from harness.check.steps import StepVerdict
     from harness.outcome import Observation
     from harness.walk import Walk
 
-__all__ = ["Answer", "answer_cases", "probe"]
+__all__ = ["Answer", "Played", "answer_cases", "probe"]
 
 _CHOICES: Final = ("unicorn", "kvm", "all", "none")
 
@@ -35,10 +38,11 @@ _CHOICES: Final = ("unicorn", "kvm", "all", "none")
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object a case.")
 def probe(file: Path, engine: str, as_json: bool) -> None:
-    """Answer each case of FILE, a .jsonl file with one question to the MMU a line.
+    """Answer each line of FILE, a .jsonl file with one question to the MMU a line.
 
-    The walker predicts, the engine observes, and the two are compared. Exit code 1 means that they
-    differ in a way that is not registered as known.
+    A line is a case (one access) or a scenario (several steps on one CPU). The walker predicts, the
+    engine observes, and the two are compared. Exit code 1 means that they differ in a way that is
+    not registered as known.
     """
     from harness.engine import ENGINES
 
@@ -46,7 +50,7 @@ def probe(file: Path, engine: str, as_json: bool) -> None:
         raise EngineMissing(f"the engine must be one of {', '.join(ENGINES)}, not {engine}")
     engines = ENGINES if engine == "all" else () if engine == "none" else (engine,)
     # Without an engine there is nothing that could take this process down.
-    answers: list[Answer] = (
+    answers: list[Answer | Played] = (
         isolated(answer_cases, file, tuple(engines)) if engines else answer_cases(file, ())
     )
     if as_json:
@@ -102,31 +106,68 @@ class Answer:
         return line
 
 
-def answer_cases(path: Path, engines: tuple[str, ...]) -> list[Answer]:
-    """Answer the cases of a file in this process.
+@dataclass(frozen=True, slots=True)
+class Played:
+    """What became of one scenario.
 
-    :raises CaseError: for the first line that is no case.
+    :ivar scenario: the question.
+    :ivar observed: by engine: how it did, step by step.
+    """
+
+    scenario: Scenario
+    observed: dict[str, ScenarioAnswer]
+
+    @property
+    def diverges(self) -> bool:
+        """Say whether an engine differs in a way that is not registered."""
+        return any(answer.judgement == "diverge" for answer in self.observed.values())
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the line that ``--json`` prints.
+
+        What a step may do depends on what the steps before it did, so that without an engine there
+        is no prediction.
+        """
+        lines = [answer.to_json(name) for name, answer in self.observed.items()]
+        if not lines:
+            return {"steps": [], "agree": None}
+        if len(lines) == 1:
+            return lines[0]
+        return {"engines": dict(zip(self.observed, lines, strict=True))}
+
+
+def answer_cases(path: Path, engines: tuple[str, ...]) -> list[Answer | Played]:
+    """Answer the cases and scenarios of a file in this process.
+
+    :raises CaseError: for the first line that is neither.
     :raises EngineError: when an engine is missing or breaks.
     """
     from harness.check.campaign import Bench
-    from harness.check.case import read_cases
+    from harness.check.scenario import Scenario, ask, read_questions
     from harness.walk import walk
 
-    answers: list[Answer] = []
+    answers: list[Answer | Played] = []
     benches: dict[str, Bench] = {}
     # Reading them all first means that a bad line is told before anything was asked.
-    cases = list(read_cases(path))
+    cases = list(read_questions(path))
     try:
         for number, case in enumerate(cases, 1):
-            observed: dict[str, tuple[Observation, Verdict]] = {}
-            prediction = None
+            asked: dict[str, Bench] = {}
             for name in engines:
-                doing(f"asking {name} case {number} of {path.name}", number, len(cases))
                 bench = benches.get(name)
                 if bench is None or bench.memory.regions != case.ram:
                     if bench is not None:
                         bench.close()
                     bench = benches[name] = Bench(case.ram, name)
+                asked[name] = bench
+            doing(f"asking case {number} of {path.name}", number, len(cases))
+            if isinstance(case, Scenario):
+                played = {name: ask(bench.engine, case) for name, bench in asked.items()}
+                answers.append(Played(case, played))
+                continue
+            observed: dict[str, tuple[Observation, Verdict]] = {}
+            prediction = None
+            for name, bench in asked.items():
                 prediction, seen, verdict = bench.ask(case)
                 observed[name] = seen, verdict
             if prediction is None:
@@ -138,44 +179,95 @@ def answer_cases(path: Path, engines: tuple[str, ...]) -> list[Answer]:
     return answers
 
 
-def _print(answers: list[Answer]) -> None:
+def _print(answers: list[Answer | Played]) -> None:
     from rich.text import Text
 
-    from harness.address import format_address
     from harness.show.console import columns, console
     from harness.show.report import WIDTH, headline
 
     out = console()
-    rows, styles = [], []
+    rows: list[tuple[str, ...]] = []
+    styles: list[str] = []
     for number, answer in enumerate(answers, 1):
-        walk = answer.walk
-        predicted = _outcome(walk)
-        asked = f"{walk.access.kind} {format_address(walk.va)}"
-        told = (predicted, walk.rule, _entry(walk))
-        # Most often there is one engine, and one row.
-        for name, (observation, verdict) in answer.observed.items() or {"": (None, None)}.items():
-            seen, style = "", ""
-            if observation is not None and verdict is not None:
-                word, style = _WORDS[verdict.judgement]
-                text = _outcome(observation)
-                seen = f"{name} {word}" + ("" if text == predicted else f": {text}")
-            rows.append((str(number), asked, str(walk.cpu.cpl), *told, seen))
+        for row, style in _rows(number, answer):
+            rows.append(row)
             styles.append(style)
     headings = ("", "access", "CPL", "predicted", "rule", "level, entry", "observed")
     columns(out, headings, rows, styles)
     for number, answer in enumerate(answers, 1):
-        for name, (observation, verdict) in answer.observed.items():
-            if verdict.difference is not None:
-                facts = [f"{name}: {verdict.difference.sentence}"]
-                facts += [f"known as {known.name}: {known.reason}" for known in verdict.known]
-            elif observation.reason is not None:
-                facts = [f"{name}: {observation.reason}"]
-            else:
-                continue
-            out.print(Text(f"{number}: {headline(answer.walk)}", style="bold"))
+        for name, title, facts in _facts(answer):
+            heading = title or (headline(answer.walk) if isinstance(answer, Answer) else "")
+            out.print(Text(f"{number}: {heading}", style="bold"))
             for fact in facts:
-                for line in wrap(fact, WIDTH - 3):
+                for line in wrap(f"{name}: {fact}" if fact is facts[0] else fact, WIDTH - 3):
                     out.print(Text(f"   {line}"))
+
+
+def _rows(number: int, answer: Answer | Played) -> Iterator[tuple[tuple[str, ...], str]]:
+    """Give the rows of the table that one line of the file fills."""
+    from harness.address import format_address
+
+    if isinstance(answer, Played):
+        for name, played in answer.observed.items():
+            for place, step in enumerate(played.verdicts, 1):
+                yield _step_row(f"{number}.{place}", name, step, answer.scenario.cpu.cpl)
+        return
+    walk = answer.walk
+    predicted = _outcome(walk)
+    asked = f"{walk.access.kind} {format_address(walk.va)}"
+    told = (predicted, walk.rule, _entry(walk))
+    # Most often there is one engine, and one row.
+    for name, (observation, verdict) in answer.observed.items() or {"": (None, None)}.items():
+        seen, style = "", ""
+        if observation is not None and verdict is not None:
+            word, style = _WORDS[verdict.judgement]
+            text = _outcome(observation)
+            seen = f"{name} {word}" + ("" if text == predicted else f": {text}")
+        yield (str(number), asked, str(walk.cpu.cpl), *told, seen), style
+
+
+def _step_row(
+    number: str, name: str, verdict: StepVerdict, cpl: int
+) -> tuple[tuple[str, ...], str]:
+    from harness.check.scenario import step_to_json
+
+    words = step_to_json(verdict.step)
+    own = words.pop("cpl", cpl)
+    word, what = next(iter(words.items()))
+    if isinstance(what, dict):
+        what = " ".join(str(value) for value in what.values()) if word == "access" else ""
+    predicted = list(dict.fromkeys(_told(one) for one in verdict.permitted))
+    text, style = _WORDS[verdict.judgement]
+    if not predicted:  # nothing that could go wrong
+        return (number, f"{word} {what}", "", "", "", "", ""), ""
+    seen = _outcome(verdict.result.seen)
+    seen = f"{name} {text}" + ("" if [seen] == predicted else f": {seen}")
+    level = "" if verdict.level is None else str(verdict.level)
+    asked = (number, f"{word} {what}", str(own))
+    return (*asked, " or ".join(predicted), verdict.rule, level, seen), style
+
+
+def _facts(answer: Answer | Played) -> Iterator[tuple[str, str, list[str]]]:
+    """Give what is to be said below the table: who, about what, and what."""
+    if isinstance(answer, Played):
+        from harness.check.known import KNOWN
+        from harness.check.known_steps import KNOWN_STEPS
+
+        reasons = {known.name: known.reason for known in KNOWN}
+        reasons |= {known.name: known.reason for known in KNOWN_STEPS}
+        for name, played in answer.observed.items():
+            facts = [played.sentence] if played.sentence else []
+            facts += [f"known as {word}: {reasons[word]}" for word in played.known]
+            if facts:
+                yield name, f"a scenario of {len(answer.scenario.steps)} steps", facts
+        return
+    for name, (observation, verdict) in answer.observed.items():
+        if verdict.difference is not None:
+            facts = [verdict.difference.sentence]
+            facts += [f"known as {known.name}: {known.reason}" for known in verdict.known]
+            yield name, "", facts
+        elif observation.reason is not None:
+            yield name, "", [observation.reason]
 
 
 _WORDS: Final = {
@@ -206,6 +298,17 @@ def _entry(walk: Walk) -> str:
     steps = [step for page in pages for step in page.steps if step.level == walk.level]
     where = f" {index_of(steps[0])}" if steps else ""
     return f"{walk.level}, {entry_name(walk.level)}{where}"
+
+
+def _told(prediction: dict[str, Any]) -> str:
+    """Name what a prediction in JSON says, as :func:`_outcome` names a walk's."""
+    from harness.address import format_address
+
+    word = _SHORT.get(prediction["outcome"], prediction["outcome"])
+    if prediction.get("error_code") is not None:
+        return f"{word} {prediction['error_code']}"
+    pa = prediction.get("pa")
+    return word if pa is None else f"{word} {format_address(int(pa, 16))}"
 
 
 def _outcome(answer: Walk | Observation) -> str:
