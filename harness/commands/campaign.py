@@ -12,6 +12,7 @@ import functools
 import json
 import math
 import os
+import re
 import shlex
 import stat
 import sys
@@ -48,6 +49,7 @@ INTERRUPTED: Final = 130
 
 _DATABASE: Final = ".harness/findings"
 _REPRODUCERS: Final = ".harness/reproducers"
+_ADDRESS: Final = re.compile(r"(tcp|tls)://\S+:[0-9]{1,5}")
 _F = TypeVar("_F", bound=Callable[..., Any])
 
 
@@ -190,6 +192,11 @@ def _run(campaign: Campaign) -> int:
 
     settings = campaign.settings
     _check_paths(settings)
+    if settings.scheduler is not None and not _ADDRESS.fullmatch(settings.scheduler):
+        raise InputError(
+            "--scheduler must be tcp://host:port or tls://host:port, such as "
+            f"tcp://127.0.0.1:8786, not {settings.scheduler!r}"
+        )
     opener(settings.engine)
     registry = isolated(ask_registry, settings.engine)
     former = _replayed(settings)

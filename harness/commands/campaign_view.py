@@ -300,14 +300,24 @@ def _observed(seen: object) -> str:
         value = _number(seen.get(name))
         if value is not None:
             parts.append(f"{word} {format_address(value)}")
-    changed = seen.get("changed")
-    for address, mask in changed.items() if isinstance(changed, Mapping) else ():
-        at, flipped = _number(address), _number(mask)
-        if at is not None and flipped is not None:
-            parts.append(f"{_bits(flipped)} changed in the entry at {format_address(at)}")
+    parts += _changes(seen.get("changed"))
     if seen.get("reason"):
         parts.append(str(seen["reason"]))
     return "; ".join(parts)
+
+
+def _changes(changed: object) -> list[str]:
+    """Say which bits changed, and in which entries."""
+    entries: dict[int, list[str]] = {}
+    for address, mask in changed.items() if isinstance(changed, Mapping) else ():
+        at, bits = _number(address), _number(mask)
+        if at is not None and bits is not None:
+            entries.setdefault(bits, []).append(format_address(at))
+    return [
+        f"{_bits(bits)} changed in the entr{'y' if len(where) == 1 else 'ies'} at "
+        f"{', '.join(where)}"
+        for bits, where in entries.items()
+    ]
 
 
 def _number(value: object) -> int | None:

@@ -123,7 +123,8 @@ def _add_coverage(cases: _Cases, coverage: Coverage, junitparser: Any) -> None:
 
 
 def _add_finding(cases: _Cases, finding: FindingReport, junitparser: Any) -> None:
-    case = cases.get(_name(finding.rule, finding.level))
+    # Of a death nobody knows which rule it is about.
+    case = cases.get(_name(finding.rule, finding.level) or "the engine")
     if any(isinstance(each, junitparser.Skipped) for each in case.result):
         case.result = []
     broke = finding.judgement == "broke"

@@ -242,6 +242,12 @@ def test_a_folder_must_be_one(tmp_path: Path, option: str) -> None:
             ran(Numbers(), settings(tmp_path, **{option: folder}))
 
 
+@pytest.mark.parametrize("address", ["nonsense", "tcp://", "tcp://host", "http://host:1", ""])
+def test_a_scheduler_must_have_an_address(tmp_path: Path, address: str) -> None:
+    with pytest.raises(InputError, match="--scheduler must be tcp://host:port or tls://host:port"):
+        ran(Numbers(), settings(tmp_path, scheduler=address))
+
+
 def test_two_reports_cannot_share_a_file(tmp_path: Path) -> None:
     same = tmp_path / "report"
     with pytest.raises(InputError) as caught:
@@ -312,7 +318,7 @@ def test_a_finding_is_told_with_its_walk() -> None:
         details={
             "as_if": "A were set first",
             "observed": {"outcome": "page-fault", "error_code": "0x5", "cr2": "0x0", "pa": None,
-                         "changed": {"0x2000": "0x20", "0x1000": "0x61"}},
+                         "changed": {"0x2000": "0x20", "0x1000": "0x61", "0x3000": "0x20"}},
         },
     )  # fmt: skip
     told = finding_report(finding)
@@ -323,8 +329,8 @@ def test_a_finding_is_told_with_its_walk() -> None:
     assert any(line.strip().startswith("rule") for line in told.predicted)
     assert told.observed == (
         "page fault; error code 0x5 = P U: a user read: the page is present and its rights forbid "
-        "it; CR2 0x0; A changed in the entry at 0x2000; A and D and bits 0x1 changed in the entry "
-        "at 0x1000"
+        "it; CR2 0x0; A changed in the entries at 0x2000, 0x3000; A and D and bits 0x1 changed in "
+        "the entry at 0x1000"
     )
     assert told.notes == (("as if", "A were set first"),)
 

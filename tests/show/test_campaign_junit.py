@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 from typing import Any
 from xml.etree import ElementTree
@@ -54,6 +55,8 @@ def test_a_finding_fails_its_rule_and_level(report: CampaignReport) -> None:
 
 def test_a_death_is_an_error(report: CampaignReport) -> None:
     assert kinds(cases(report)["MODE"]) == ["Error"]
+    death = dataclasses.replace(report.findings[1], rule="")
+    assert kinds(cases(dataclasses.replace(report, findings=(death,)))["the engine"]) == ["Error"]
 
 
 def test_the_counts_are_those_of_the_cases(report: CampaignReport) -> None:
@@ -91,16 +94,12 @@ def test_no_failure_where_the_campaign_is_good(clean: CampaignReport) -> None:
 
 
 def test_an_interrupted_campaign_is_an_error(clean: CampaignReport) -> None:
-    import dataclasses
-
     suite = read(dataclasses.replace(clean, complete=False, interrupted=True))
     assert suite.errors == 1
 
 
 @pytest.mark.parametrize("text", ["\x00", "\x1b", "\ufffe", "\ud800", "]]>", "<&\"'>"])
 def test_any_string_makes_valid_xml(clean: CampaignReport, text: str) -> None:
-    import dataclasses
-
     data = junit_xml(dataclasses.replace(clean, name=text, facts=((text, text),)))
     ElementTree.fromstring(data)
 
