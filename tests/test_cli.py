@@ -248,7 +248,8 @@ def test_probe_answers_in_order_and_names_what_is_known(tmp_path: Path) -> None:
     names = [line.get("known", {}).get("unicorn") for line in lines]
     expected = [[known.name] for known in KNOWN]
     assert names == [*expected, None, *expected]
-    assert [line["agree"] for line in lines] == [False] * 4 + [True] + [False] * 4
+    differing = [False] * len(KNOWN)
+    assert [line["agree"] for line in lines] == [*differing, True, *differing]
     printed = good("probe", path)
     assert "known as gp-for-ss: " in printed
     assert "differs as known: #GP 0x0" in printed
