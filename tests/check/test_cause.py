@@ -414,6 +414,26 @@ def test_two_flaws_are_two_findings() -> None:
     assert {finding.rule for finding in found} == {"A", "SMEP"}
 
 
+def test_a_cause_that_others_explain_together_is_dropped() -> None:
+    """x explains most at first; but a, b and c are needed anyway, and explain all that it does."""
+
+    def of(number: int, *keys: str) -> Finding:
+        ones = [{"key": key, "rule": "A", "level": None, "as_if": ""} for key in keys]
+        return Finding(
+            key="|".join(keys),
+            judgement="diverge",
+            rule="A",
+            sentence="",
+            first=number,
+            details={"explanations": ones},
+        )
+
+    sets = (("a",), ("x", "a"), ("x", "b"), ("b",), ("x", "c"), ("c",))
+    found = root_causes(of(number, *keys) for number, keys in enumerate(sets))
+
+    assert [(finding.key, finding.count) for finding in found] == [("a", 2), ("b", 2), ("c", 2)]
+
+
 def test_order_does_not_matter() -> None:
     module = mutant((USER_US, "    if False:"))
     found = findings(lambda case: observed(module, case))

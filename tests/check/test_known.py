@@ -145,3 +145,17 @@ def test_what_no_longer_occurs_is_stale() -> None:
     assert stale_registrations(mended) == list(KNOWN)
     assert stale_registrations(mended, among=[KNOWN[1]]) == [KNOWN[1]]
     assert stale_registrations(mended, among=[registered("<2")]) == []
+
+
+class Worse(UnicornEngine):
+    """Wrong in another way."""
+
+    def probe(self, cpu: Any, va: Any, access: Any = "read") -> Observation:
+        return Observation(Outcome.DOUBLE_FAULT, 0)
+
+
+def test_what_is_wrong_in_another_way_no_longer_occurs() -> None:
+    def worse(memory: PhysicalMemory) -> Engine:
+        return Worse(memory)
+
+    assert KNOWN[0] in stale_registrations(worse)
