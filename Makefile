@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.ready
 
-.PHONY: run test slow lint bench clean
+.PHONY: run test slow matrix fuzz lint bench clean
 
 $(STAMP): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -20,6 +20,15 @@ test: $(STAMP)  ## every test but the long sweeps
 slow: $(STAMP)  ## the long sweeps
 	$(BIN)/pytest -n auto -m slow
 
+matrix: $(STAMP)  ## every combination of both matrices, with 4 and 5 levels
+	mkdir -p build
+	$(BIN)/harness matrix classic --html build/classic.html --junit build/classic.xml
+	$(BIN)/harness matrix full --html build/full.html --junit build/full.xml
+
+fuzz: $(STAMP)  ## a million random cases, and every planted bug
+	mkdir -p build
+	$(BIN)/harness fuzz --cases 1000000 --planted --html build/fuzz.html --junit build/fuzz.xml
+
 lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -29,5 +38,5 @@ bench: $(STAMP)  ## speed, as ratios within one run
 	$(BIN)/python benchmarks/run.py
 
 clean:
-	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) build dist .harness .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
