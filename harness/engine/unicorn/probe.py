@@ -26,6 +26,7 @@ from harness.asm import assemble
 from harness.cpu import CR0, CR4, CpuState
 from harness.engine.unicorn.core import Core, Layout, Scratch, slot_base, unsupported_state
 from harness.engine.unicorn.library import FLUSH_TLB, LIB
+from harness.engine.unicorn.overwritten import Overwritten
 from harness.engine.unicorn.snippets import (
     SNIPPETS,
     WIDEST_AT_ONCE,
@@ -77,26 +78,24 @@ _IN_PARTS_OVER_ITS_OWN_WALK = (
 class _Ahead(NamedTuple):
     """What a write over a page boundary finds on its second page, before anything happened.
 
-    ``pa`` and ``data`` are the bytes there, ``pa`` None when they are not to be had; ``entries``
-    are the words that the second page's translation reads, as that translation leaves them.
+    ``pa`` is where it lies, None when there is no RAM; ``entries`` are the words that the second
+    page's translation reads, as that translation leaves them.
     """
 
     pa: int | None
-    data: bytes
     entries: dict[int, int]
 
 
 class _Events:
     """What the hooks of one CPU saw during one probe."""
 
-    __slots__ = ("after", "cr2", "error_code", "holes", "overwritten", "vector")
+    __slots__ = ("after", "cr2", "error_code", "holes", "vector")
 
     def __init__(self) -> None:
         self.vector: int | None = None
         self.error_code = 0
         self.cr2 = 0
         self.holes: list[int] = []
-        self.overwritten: list[tuple[int, bytes]] = []
         self.after: list[int] | None = None
 
 
@@ -110,6 +109,7 @@ class Prober:
         self._memory = memory
         self._layout = layout
         self._scratch = scratch
+        self._overwritten = Overwritten(memory, layout, scratch)
         self._words = memory.words.data
         self._code: dict[tuple[str, int, bool, bool], tuple[int, int]] = {}
         for number, (key, text) in enumerate(SNIPPETS.items()):
@@ -185,7 +185,7 @@ class Prober:
             if spans and access.is_write:
                 second = self._second_page(cpu, last, access)
                 if second.pa is not None:
-                    events.overwritten.append((second.pa, second.data))
+                    self._overwritten.keep(second.pa, (last & 0xFFF) + 1)
             core.state[:] = self._template(access)
             if access.implicit:
                 self._aim_gdt(core, va)
@@ -200,12 +200,12 @@ class Prober:
             if events.after is not None:
                 if second is not None and self._hits_its_own_walk(va, access):
                     return Observation(Outcome.UNSUPPORTED, reason=_IN_PARTS_OVER_ITS_OWN_WALK)
-                left = 0 if events.vector is None else self._stored()
+                left = 0 if events.vector is None else self._overwritten.changed()
                 self._before_the_store(after, events.after, second)
             result = self._judge(core, va, last, access, error, spans)
         finally:
             words[borrowed] = lent
-            self._undo()
+            self._overwritten.undo()
             for i, old in zip(chain, before, strict=True):
                 words[i] = old
         if result[0].has_pa:
@@ -223,7 +223,7 @@ class Prober:
         after[:own] = read
         if second is None:
             return
-        hit = self._words_hit()
+        hit = self._overwritten.words()
         first = dict(zip(self._chain, read, strict=False))
         for at in range(own, len(after)):
             i = self._chain[at]
@@ -234,30 +234,8 @@ class Prober:
         """Whether the lower page's part was stored before the upper page's walk read it."""
         if access.size <= WIDEST_AT_ONCE:
             return False
-        for pa, _ in self._events.overwritten:
-            if not (pa ^ va) & 0xFFF:
-                lower = self._words_of(pa, 0x1000 - (pa & 0xFFF))
-                return not lower.isdisjoint(self._chain[self._own :])
-        return False  # there is no RAM under the lower page
-
-    def _words_hit(self) -> set[int]:
-        hit: set[int] = set()
-        for pa, data in self._events.overwritten:
-            hit |= self._words_of(pa, len(data))
-        return hit
-
-    def _words_of(self, pa: int, size: int) -> set[int]:
-        """Return the indices of the words of RAM that some bytes lie in."""
-        offset = self._memory.offset(pa)
-        return set() if offset < 0 else set(range(offset >> 3, (offset + size - 1 >> 3) + 1))
-
-    def _stored(self) -> int:
-        """Count the bytes that are not as they were before the access."""
-        return sum(
-            new != old
-            for pa, data in self._events.overwritten
-            for new, old in zip(self._peek(pa, len(data)) or data, data, strict=True)
-        )
+        lower = self._overwritten.words_of_page(va)
+        return not lower.isdisjoint(self._chain[self._own :])
 
     def _fetch(self, cpu: CpuState, va: int, access: Access) -> Observation:
         if access.size != 1:
@@ -319,7 +297,7 @@ class Prober:
         kind = access.kind
         value = None
         # What was stored may lie in its own walk.
-        self._undo()
+        self._overwritten.undo()
         if access.implicit:
             self._supervise(core)
         elif kind is AccessKind.READ:
@@ -408,8 +386,8 @@ class Prober:
             self._words[i] = value
         self._events.holes.clear()
         if pa is None or self._memory.offset(pa) < 0:
-            return _Ahead(None, b"", entries)
-        return _Ahead(pa, self._memory.read(pa, (last & 0xFFF) + 1), entries)
+            pa = None
+        return _Ahead(pa, entries)
 
     def _template(self, access: Access) -> bytes:
         """Return the pristine context for an access, SSE and x87 on where it needs them."""
@@ -453,7 +431,8 @@ class Prober:
     @staticmethod
     def _free_slot(levels: int, first: int, last: int) -> int:
         """Return a top-level slot that neither the walk nor the access itself can read."""
-        used = [(first & 0xFFF) >> 3, (last & 0xFFF) >> 3]
+        over = range((first & 0xFFF) >> 3, (last & 0xFFF) >> 3)
+        used = [(first & 0xFFF) >> 3, (last & 0xFFF) >> 3, *over]
         used += [first >> shift & 511 for shift in _SHIFTS[levels]]
         if first >> 12 != last >> 12:
             used += [last >> shift & 511 for shift in _SHIFTS[levels]]
@@ -461,24 +440,6 @@ class Prober:
         while slot in used:
             slot -= 1
         return slot
-
-    def _undo(self) -> None:
-        """Put back the bytes that the access has overwritten."""
-        overwritten = self._events.overwritten
-        while overwritten:
-            self._put_back(*overwritten.pop())
-
-    def _put_back(self, pa: int, data: bytes) -> None:
-        if pa in self._layout:
-            self._scratch.put(pa - self._layout.scratch, data)
-        elif self._memory.offset(pa) >= 0:
-            self._memory.write(pa, data)
-
-    def _peek(self, pa: int, size: int) -> bytes | None:
-        if pa in self._layout:
-            at = pa - self._layout.scratch
-            return self._scratch.bytes[at : at + size].tobytes()
-        return self._memory.read(pa, size) if self._memory.offset(pa) >= 0 else None
 
     # Hooks and the CPUs that carry them.
 
@@ -516,10 +477,7 @@ class Prober:
         events = self._events
         if events.after is None:
             events.after = [self._words[i] for i in self._chain[: self._own]]
-        kept = min(size, 0x1000 - (pa & 0xFFF))
-        old = self._peek(pa, kept)
-        if old is not None:
-            events.overwritten.append((pa, old))
+        self._overwritten.keep(pa, min(size, 0x1000 - (pa & 0xFFF)))
 
     def _on_hole_read(self, _uc: Uc, offset: int, _size: int, base: int) -> int:
         self._events.holes.append(base + offset)
