@@ -238,8 +238,8 @@ class History:
         budget = _ENOUGH
         segments = self._segments(va, lifted)
         for number, segment in enumerate(segments):
-            if number and not self._versions:
-                break
+            if number and not self._versions and segment.cr3 == segments[0].cr3:
+                continue
             for state in self._states(cpu, segment, lifted):
                 choices: list[int] = []
                 while True:

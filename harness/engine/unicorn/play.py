@@ -380,7 +380,7 @@ class Player:
             if register == "rflags":
                 core.uc.reg_write(x86.UC_X86_REG_EFLAGS, cpu.rflags)
         else:
-            registers = {"rax": value}
+            registers = {"rax": value, "rcx": 0, "rdx": 0}
             if register == "efer":
                 registers = {"rax": value & 0xFFFF_FFFF, "rdx": value >> 32, "rcx": _EFER}
             self._run(_LOADS[register], registers)
