@@ -41,7 +41,6 @@ __all__ = [
     "campaign_options",
     "command_line",
     "run_campaign",
-    "run_planted",
 ]
 
 INTERRUPTED: Final = 130
@@ -84,6 +83,7 @@ class Campaign:
     :ivar facts: what was asked, for the reports.
     :ivar command: the command line that does it again.
     :ivar minutes: when to stop, asked or not; None for at the end.
+    :ivar planted: see afterwards whether campaigns find engines with one flaw each.
     :ivar modes: endings of the CPU modes that its coverage has: ``4``, ``5``.
     :ivar case_command: the command line that shows the case of a number, if there is one.
     """
@@ -93,6 +93,7 @@ class Campaign:
     facts: tuple[tuple[str, str], ...]
     command: str
     minutes: float | None = None
+    planted: bool = False
     modes: tuple[str, ...] = ("4", "5")
     case_command: Callable[[int], str] | None = None
 
@@ -214,11 +215,26 @@ def _run(campaign: Campaign) -> int:
     if over.reached and result.interrupted:
         result = _in_time(campaign, result)
     report = _report(campaign, registry, result, former)
+    if campaign.planted and not result.interrupted:
+        report = _with_planted(settings, report)
     code = _told_everywhere(settings, report)
     if result.interrupted:
         click.echo(_how_to_resume(campaign), err=True)
         return INTERRUPTED
     return code
+
+
+def _with_planted(settings: Settings, report: CampaignReport) -> CampaignReport:
+    """Add what became of the planted bugs; what was counted so far is not lost by Ctrl-C."""
+    from harness.commands.campaign_view import planted_rows
+    from harness.planted.table import run_table
+
+    try:
+        rows = run_table(workers=settings.processes)
+    except KeyboardInterrupt:
+        note = "interrupted before the table of planted bugs was made"
+        return replace(report, complete=False, notes=(*report.notes, note))
+    return replace(report, planted=planted_rows(rows))
 
 
 def _told_everywhere(settings: Settings, report: CampaignReport) -> int:
@@ -232,29 +248,6 @@ def _told_everywhere(settings: Settings, report: CampaignReport) -> int:
 
         print_campaign(console(), report)
     return 0 if report.good else 1
-
-
-def run_planted(settings: Settings) -> int:
-    """Run campaigns against engines with one flaw each, and return the exit code.
-
-    :raises InputError: for a path that cannot be written.
-    :raises EngineError: when the engine is missing or breaks.
-    """
-    from harness.commands.campaign_view import ask_registry, planted_report
-    from harness.planted.table import run_table
-
-    _check_paths(settings)
-    registry = isolated(ask_registry, settings.engine)
-    started = time.monotonic()
-    try:
-        rows = run_table(workers=settings.processes)
-    except KeyboardInterrupt:
-        click.echo("interrupted", err=True)
-        return INTERRUPTED
-    report = planted_report(
-        rows, registry, workers=settings.processes, seconds=time.monotonic() - started
-    )
-    return _told_everywhere(settings, report)
 
 
 class _Deadline:
@@ -459,8 +452,13 @@ def _check_file(option: str, path: Path) -> None:
     if path.is_dir():
         raise InputError(f"{option} must name a file, and {path} is a directory")
     parent = path.resolve().parent
-    if not parent.is_dir():
-        raise InputError(f"{option} must name a file in a directory that exists, not {path}")
+    try:
+        parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(
+            f"{option} must name a file in a directory that is there or can be made, not {path}: "
+            f"{error.strerror}"
+        ) from None
     if not os.access(path if _special(path) else parent, os.W_OK):
         raise InputError(f"{option} must name a file that can be written, not {path}")
 

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from harness.planted.row import Row
     from harness.show.report import WalkRow
 
-__all__ = ["Registry", "ask_registry", "finding_report", "planted_report", "report_of"]
+__all__ = ["Registry", "ask_registry", "finding_report", "planted_rows", "report_of"]
 
 _WORST: Final = ("broke", "diverge")
 
@@ -139,17 +139,12 @@ def report_of(
     )
 
 
-def planted_report(
-    rows: Iterable[Row], registry: Registry, *, workers: int, seconds: float
-) -> CampaignReport:
-    """Return the report of campaigns against planted bugs.
+def planted_rows(rows: Iterable[Row]) -> tuple[Planted, ...]:
+    """Return the table of planted bugs.
 
     :param rows: what became of each.
-    :param registry: of the right engine under them.
-    :param workers: how many processes ran.
-    :param seconds: how long it took.
     """
-    planted = tuple(
+    return tuple(
         Planted(
             flaw=row.flaw,
             rule=row.rule,
@@ -164,14 +159,6 @@ def planted_report(
             note=row.note,
         )
         for row in rows
-    )
-    return CampaignReport(
-        name="planted bugs",
-        engine=f"{registry.name} {registry.version}",
-        command="harness fuzz --planted",
-        seconds=seconds,
-        workers=workers,
-        planted=planted,
     )
 
 

@@ -10,7 +10,6 @@ from harness.commands.campaign import (
     campaign_options,
     command_line,
     run_campaign,
-    run_planted,
     settings_words,
 )
 from harness.errors import InputError
@@ -24,7 +23,7 @@ _CASES = 100_000
 @click.option("--seed", type=int, default=1, show_default=True, help="Which random cases.")
 @click.option("--cases", type=int, metavar="N", help="How many; 100,000 unless --minutes is given.")
 @click.option("--minutes", type=float, metavar="M", help="For how long.")
-@click.option("--planted", is_flag=True, help="See whether campaigns find engines that are wrong.")
+@click.option("--planted", is_flag=True, help="See, too, whether wrong engines are found.")
 @campaign_options
 def fuzz(
     seed: int, cases: int | None, minutes: float | None, planted: bool, settings: Settings
@@ -36,8 +35,6 @@ def fuzz(
     """
     from harness.fuzz.work import FuzzWork
 
-    if planted:
-        raise SystemExit(run_planted(settings))
     # Written this way round, a NaN is refused too.
     if minutes is not None and not 0 < minutes <= 100_000:
         raise InputError(f"a campaign must take more than 0 minutes, and at most 100,000, "
@@ -52,11 +49,14 @@ def fuzz(
     if minutes is not None:
         words += ["--minutes", f"{minutes:g}"]
         facts.append(("time", f"{minutes:g} minutes"))
+    if planted:
+        words.append("--planted")
     campaign = Campaign(
         work=FuzzWork(seed=seed, cases=cases, engine=settings.engine),
         settings=settings,
         facts=tuple(facts),
         command=command_line(*words, *settings_words(settings)),
         minutes=minutes,
+        planted=planted,
     )
     raise SystemExit(run_campaign(campaign))

@@ -48,6 +48,7 @@ __all__ = [
 JUDGEMENTS: Final = ("agree", "known", "diverge", "unsupported", "broke")
 """What can become of a case, in the order in which reports count it."""
 
+_BAD: Final = ("diverge", "broke")
 _KINDS: Final = (
     *("read", "write", "fetch", "implicit"),
     *("sequence", "instruction", "string", "rmw", "delivery"),
@@ -440,8 +441,8 @@ class CampaignReport:
             self.findings
             or self.judged("diverge")
             or self.judged("broke")
-            or any(now in ("diverge", "broke") for _, now in self.replayed)
-            or any(became in ("diverge", "broke") for _, became in self.scenarios)
+            or any(now in _BAD for _, now in self.replayed)
+            or any(became in _BAD for _, became in self.scenarios)
             or not all(row.good for row in self.planted)
         )
 
@@ -449,11 +450,8 @@ class CampaignReport:
     def verdict(self) -> str:
         """Say in one line what came of it."""
         ended = "" if self.complete else ", not all of it asked"
-        if self.planted and not self.cases:
-            return f"{self.planted_words}{ended}"
         if not self.good:
-            number = len(self.findings)
-            return f"{number} finding{'' if number == 1 else 's'}{ended}"
+            return ", ".join(self._wrong()) + ended
         agree, known, other = (self.judged(word) for word in ("agree", "known", "unsupported"))
         if not agree + known:
             return f"nothing was compared{ended}"
@@ -463,6 +461,17 @@ class CampaignReport:
         if other:
             parts.append(f"{other:,} could not be asked")
         return ", ".join(parts) + ended
+
+    def _wrong(self) -> list[str]:
+        """Say what fails the campaign."""
+        number = len(self.findings)
+        parts = [f"{number} finding{'' if number == 1 else 's'}"]
+        scenarios = sum(became in _BAD for _, became in self.scenarios)
+        if scenarios:
+            parts.append(f"{scenarios} of {len(self.scenarios)} scenarios differ")
+        if not all(row.good for row in self.planted):
+            parts.append(self.planted_words)
+        return parts
 
     @property
     def planted_words(self) -> str:

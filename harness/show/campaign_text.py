@@ -48,8 +48,7 @@ def print_campaign(out: Console, report: CampaignReport) -> None:
     :param out: where to.
     """
     _print_asked(out, report)
-    if report.cases or not report.planted:
-        _print_counts(out, report)
+    _print_counts(out, report)
     _print_outcomes(out, report)
     _print_coverage(out, report.coverage)
     _print_registered(out, report)

@@ -105,12 +105,12 @@ def test_planted_bugs(
 
     monkeypatch.setattr(table, "run_table", run_table)
     page = tmp_path / "r.html"
-    result = harness(tmp_path, "--planted", "--html", page)
+    result = harness(tmp_path, "--cases", 20, "--planted", "--html", page)
 
     assert result.exit_code == code, (result.output, result.exception)
     words = f"1 of {1 + code} planted bugs found, named and made small"
     assert words in result.stdout
     assert words in page.read_text()
-    told = json.loads(harness(tmp_path, "--planted", "--json").stdout)["planted"]
+    told = json.loads(harness(tmp_path, "--cases", 20, "--planted", "--json").stdout)["planted"]
     assert told[0]["named"] == "WP, level 1"
     assert len(told) == len(rows)

@@ -49,8 +49,9 @@ def harness(folder: Path, *arguments: object) -> Result:
             "the engine no.such:thing must be there to be opened: No module named 'no'",
         ),
         (
-            ["classic", "--html", "/no/such/folder/x.html"],
-            "--html must name a file in a directory that exists, not /no/such/folder/x.html",
+            ["classic", "--html", "/dev/null/x.html"],
+            "--html must name a file in a directory that is there or can be made, not "
+            "/dev/null/x.html: File exists",
         ),
     ],
 )

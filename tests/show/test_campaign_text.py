@@ -46,7 +46,7 @@ def test_it_says_everything(report: CampaignReport) -> None:
         "a former finding, now fixed",
         "1 of 2 planted bugs found, named and made small",
         "         85 this engine has no PKS",
-        "✗ 2 findings in 1 min 15 s",
+        "✗ 2 findings, 1 of 2 planted bugs found, named and made small in 1 min 15 s",
     ):
         assert part in text, part
 
