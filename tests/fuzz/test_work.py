@@ -219,6 +219,16 @@ def test_thousands_of_cases_with_one_cause_are_one_finding(
     assert len(differences) < 12, [finding.key for finding in differences]
 
 
+def test_an_engine_of_one_s_own_is_asked() -> None:
+    shard = only("plain", 160)
+
+    found = FuzzWork(seed=8, engine="harness.engine:open_engine").run(shard)
+
+    assert found.to_json() == FuzzWork(seed=8).run(shard).to_json()
+    with pytest.raises(InputError, match="the engine must be one of"):
+        FuzzWork(seed=8, engine="bochs").run(shard)
+
+
 def test_the_memory_is_as_it_was() -> None:
     FuzzWork(seed=8).run(only("plain", 500))
 

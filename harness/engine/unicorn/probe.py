@@ -204,8 +204,8 @@ class Prober:
                 self._before_the_store(after, events.after, second)
             result = self._judge(core, va, last, access, error, spans)
         finally:
-            words[borrowed] = lent
             self._overwritten.undo()
+            words[borrowed] = lent
             for i, old in zip(chain, before, strict=True):
                 words[i] = old
         if result[0].has_pa:
