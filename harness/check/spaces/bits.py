@@ -6,7 +6,7 @@ access. Bits that are chosen together make a :class:`Field`: most fields are one
 but the size of the page or the key of the leaf are one choice among several::
 
     >>> entry_bit(1, 7).name, entry_bit(2, 7).name, entry_bit(LEAF, 59).name
-    ('pte.pat', 'pde.ps', 'leaf.bit59')
+    ('pte.pat', 'pde.pse', 'leaf.bit59')
     >>> Field.of(CPU_BITS["cr0.wp"]).options
     ((), (Bit('cr0.wp'),))
 
@@ -122,7 +122,7 @@ _PLAIN: Final = {
     PageTableFlags.ACCESSED: "a",
     PageTableFlags.DIRTY: "d",
     PageTableFlags.GLOBAL: "g",
-    PageTableFlags.NO_EXECUTE: "xd",
+    PageTableFlags.NO_EXECUTE: "nx",
 }
 _SHORT: Final = {int(flag).bit_length() - 1: name for flag, name in _PLAIN.items()}
 _MEANING: Final = {int(flag).bit_length() - 1: flag.meaning for flag in _PLAIN}
@@ -137,7 +137,7 @@ def entry_bit(level: int, position: int) -> Bit:
     where = {LEAF: "leaf", TABLES_ABOVE: "tables"}.get(level) or entry_name(level).lower()
     short, meaning = _SHORT.get(position), _MEANING.get(position)
     if position == 7:
-        short = "pat" if level == 1 else "ps"
+        short = "pat" if level == 1 else "pse"
         meaning = "bit 0x4 of the memory type" if level == 1 else "the entry maps a page"
     return Bit(
         f"{where}.{short or f'bit{position}'}",
@@ -196,17 +196,17 @@ def unread(fields: Iterable[Field]) -> Illegal:
 
     Below a big page the entries stay as in each field's first option.
 
-    :param fields: the choices about entries; the sizes of pages are ``pde.ps`` and ``pdpte.ps``.
+    :param fields: the choices about entries; the sizes of pages are ``pde.pse`` and ``pdpte.pse``.
     """
     varying = [field for field in fields if len(field.options) > 1]
     usual = {bit: bit in field.options[0] for field in varying for bit in field.bits}
 
     def where(on: On) -> NDArray[np.bool_]:
         result = np.asarray(False)
-        for ps, lower in (("pde.ps", (1,)), ("pdpte.ps", (1, 2))):
+        for ps, lower in (("pde.pse", (1,)), ("pdpte.pse", (1, 2))):
             if ps in on:
                 for bit, value in usual.items():
-                    if bit.level in lower and bit.name != "pde.ps":
+                    if bit.level in lower and bit.name != "pde.pse":
                         result = result | (on[ps] & (on[bit.name] != value))
         return result
 

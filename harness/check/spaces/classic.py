@@ -52,7 +52,7 @@ _ACCESS = (CPU_BITS["user"], *(ACCESS_BITS[name] for name in ("write", "fetch", 
 def _reserved_twice(on: On) -> NDArray[np.bool_]:
     disabled = ~on["efer.nxe"]
     reserved = [on["pte.bit51"], on["pde.bit51"], on["pde.bit13"]]
-    reserved += [on["pte.xd"] & disabled, on["pde.xd"] & disabled]
+    reserved += [on["pte.nx"] & disabled, on["pde.nx"] & disabled]
     return sum(bit.astype(np.int8) for bit in reserved) > np.int8(1)  # type: ignore[return-value]
 
 
@@ -74,7 +74,7 @@ def _group(levels: int) -> Group:
         illegal_entries=(
             Illegal(
                 "bit 13 is an address bit of a PDE that leads to a table",
-                lambda on: on["pde.bit13"] & ~on["pde.ps"],
+                lambda on: on["pde.bit13"] & ~on["pde.pse"],
             ),
             Illegal("one reserved bit at a time, XD being one while NXE = 0", _reserved_twice),
         ),

@@ -79,10 +79,10 @@ _LOW_BITS = tuple(entry_bit(LEAF, position) for position in _RESERVED_1G)
 def _address_bits(on: On) -> NDArray[np.bool_]:
     # Bits that are part of the frame's address in a page of that size.
     result = np.asarray(False)
-    big = on["pde.ps"] | on["pdpte.ps"]
+    big = on["pde.pse"] | on["pdpte.pse"]
     for bit in (entry_bit(LEAF, _PAT_OF_BIG), *_LOW_BITS):
         if bit.name in on:
-            allowed = big if bit.mask < 1 << 21 else on["pdpte.ps"]
+            allowed = big if bit.mask < 1 << 21 else on["pdpte.pse"]
             result = result | (on[bit.name] & ~allowed)
     return result
 
@@ -94,7 +94,7 @@ _XD_RESERVED = "XD is reserved while EFER.NXE = 0, which is another group's subj
 def _xd_without_nxe(on: On) -> NDArray[np.bool_]:
     result = np.asarray(False)
     for name in on:
-        if name.endswith(".xd"):
+        if name.endswith(".nx"):
             result = result | on[name]
     return result & ~on["efer.nxe"]
 

@@ -24,10 +24,10 @@ from harness.cpu import CpuState
         (1, 0, "pte.p"),
         (1, 7, "pte.pat"),
         (2, 1, "pde.rw"),
-        (2, 7, "pde.ps"),
+        (2, 7, "pde.pse"),
         (3, 2, "pdpte.us"),
-        (4, 7, "pml4e.ps"),
-        (5, 63, "pml5e.xd"),
+        (4, 7, "pml4e.pse"),
+        (5, 63, "pml5e.nx"),
         (5, 51, "pml5e.bit51"),
         (LEAF, 12, "leaf.bit12"),
         (LEAF, 5, "leaf.a"),
@@ -94,8 +94,8 @@ def test_below_a_big_page_entries_stay_as_the_first_option_has_them() -> None:
         }
         return bool(rule.where(names))
 
-    assert not pruned(pde_ps=False, pdpte_ps=False, pte_rw=False, pde_rw=True)
-    assert not pruned(pde_ps=True, pdpte_ps=False, pte_rw=True, pde_rw=True)
-    assert pruned(pde_ps=True, pdpte_ps=False, pte_rw=False, pde_rw=False)
-    assert not pruned(pde_ps=False, pdpte_ps=True, pte_rw=True, pde_rw=False)
-    assert pruned(pde_ps=False, pdpte_ps=True, pte_rw=True, pde_rw=True)
+    assert not pruned(pde_pse=False, pdpte_pse=False, pte_rw=False, pde_rw=True)
+    assert not pruned(pde_pse=True, pdpte_pse=False, pte_rw=True, pde_rw=True)
+    assert pruned(pde_pse=True, pdpte_pse=False, pte_rw=False, pde_rw=False)
+    assert not pruned(pde_pse=False, pdpte_pse=True, pte_rw=True, pde_rw=False)
+    assert pruned(pde_pse=False, pdpte_pse=True, pte_rw=True, pde_rw=True)

@@ -24,8 +24,8 @@ DOCS = Path(__file__).parents[3] / "docs" / "matrix.md"
 LEGAL, FAULTING = 19_169_280, 17_637_664
 
 ENTRY_BITS = (
-    *("pte.p", "pte.rw", "pte.us", "pte.a", "pte.d", "pte.xd", "pte.bit51"),
-    *("pde.p", "pde.rw", "pde.us", "pde.a", "pde.d", "pde.ps", "pde.xd", "pde.bit51", "pde.bit13"),
+    *("pte.p", "pte.rw", "pte.us", "pte.a", "pte.d", "pte.nx", "pte.bit51"),
+    *("pde.p", "pde.rw", "pde.us", "pde.a", "pde.d", "pde.pse", "pde.nx", "pde.bit51", "pde.bit13"),
     *("pdpte.rw", "leaf.key"),
 )
 CPU_BITS = (
@@ -51,25 +51,25 @@ def legal_cpu(on: dict[str, bool]) -> bool:
 def legal_entries(on: dict[str, _Bools], *, nxe: bool) -> _Bools:
     reserved = [on["pte.bit51"], on["pde.bit51"], on["pde.bit13"]]
     if not nxe:
-        reserved += [on["pte.xd"], on["pde.xd"]]
+        reserved += [on["pte.nx"], on["pde.nx"]]
     several: _Bools = np.sum(reserved, axis=0) > 1
-    return ~several & ~(on["pde.bit13"] & ~on["pde.ps"])
+    return ~several & ~(on["pde.bit13"] & ~on["pde.pse"])
 
 
 def outcomes(on: dict[str, _Bools], cpu: dict[str, bool]) -> NDArray[np.intp]:
     """Give the error code of each combination, or ``NO_FAULT``."""
     user, write, fetch, nxe = cpu["user"], cpu["write"], cpu["fetch"], cpu["efer.nxe"]
-    big = on["pde.ps"]
+    big = on["pde.pse"]
     small = ~big
     xd_reserved = not nxe
     absent_pde = ~on["pde.p"]
-    bad_pde = ~absent_pde & (on["pde.bit51"] | on["pde.bit13"] | (on["pde.xd"] & xd_reserved))
+    bad_pde = ~absent_pde & (on["pde.bit51"] | on["pde.bit13"] | (on["pde.nx"] & xd_reserved))
     reads_pte = ~absent_pde & ~bad_pde & small
     absent_pte = reads_pte & ~on["pte.p"]
-    bad_pte = reads_pte & on["pte.p"] & (on["pte.bit51"] | (on["pte.xd"] & xd_reserved))
+    bad_pte = reads_pte & on["pte.p"] & (on["pte.bit51"] | (on["pte.nx"] & xd_reserved))
     user_page = on["pde.us"] & (big | on["pte.us"])
     writable = on["pdpte.rw"] & on["pde.rw"] & (big | on["pte.rw"])
-    no_execute = on["pde.xd"] | (small & on["pte.xd"])
+    no_execute = on["pde.nx"] | (small & on["pte.nx"])
 
     denied = np.zeros(len(big), bool)
     if user:
@@ -152,7 +152,7 @@ def test_what_is_pruned_and_why() -> None:
     # Of 512 CPU states: a quarter fetch and write; of the rest 3/4 x 1/2 have keys without PKE.
     rows = 1 << 18
     on = entry_arrays()
-    thirteen = on["pde.bit13"] & ~on["pde.ps"]
+    thirteen = on["pde.bit13"] & ~on["pde.pse"]
     several = sum(
         120 * int((~legal_entries(on, nxe=nxe) & ~thirteen).sum()) for nxe in (False, True)
     )
@@ -170,7 +170,7 @@ def codes_of(entries: NDArray[np.uint64]) -> NDArray[np.int64]:
     _, pdpte, pde, pte = entries
     big = pde >> np.uint64(7) & np.uint64(1)
     leaf = np.where(big == 1, pde, pte)
-    where = {"p": 0, "rw": 1, "us": 2, "a": 5, "d": 6, "ps": 7, "xd": 63, "bit51": 51, "bit13": 13}
+    where = {"p": 0, "rw": 1, "us": 2, "a": 5, "d": 6, "pse": 7, "nx": 63, "bit51": 51, "bit13": 13}
     result = np.zeros(entries.shape[1], np.int64)
     for at, name in enumerate(ENTRY_BITS):
         level, _, short = name.partition(".")

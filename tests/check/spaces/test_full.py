@@ -124,7 +124,7 @@ def legal_options(field: Field, leaf: int, *, nxe: bool, xd_is_pruned: bool) -> 
                 return False  # below the leaf
             if bit.level == LEAF and bit.mask in (1 << 12, 1 << 13) and leaf == 1:
                 return False  # an address bit
-            if bit.name.endswith(".xd") and xd_is_pruned and not nxe:
+            if bit.name.endswith(".nx") and xd_is_pruned and not nxe:
                 return False
         return True
 

@@ -22,8 +22,8 @@ SPACES = [Classic(4), Classic(5), Full(4), Full(5)]
 each_space = pytest.mark.parametrize("space", SPACES, ids=repr)
 
 LEVELS = {"pml5e": 5, "pml4e": 4, "pdpte": 3, "pde": 2, "pte": 1}
-PLACES = {"p": 0, "rw": 1, "us": 2, "pwt": 3, "pcd": 4, "a": 5, "d": 6, "ps": 7, "pat": 7, "g": 8}
-PLACES |= {"xd": 63} | {f"bit{at}": at for at in range(64)}
+PLACES = {"p": 0, "rw": 1, "us": 2, "pwt": 3, "pcd": 4, "a": 5, "d": 6, "pse": 7, "pat": 7, "g": 8}
+PLACES |= {"nx": 63} | {f"bit{at}": at for at in range(64)}
 FRAMES = {1: FRAME_4K, 2: FRAME_2M, 3: FRAME_1G}
 
 
@@ -222,7 +222,7 @@ def small_group(**changes: Any) -> Group:
         "illegal_cpu": (Illegal("no users here", lambda on: on["user"] & ~on["efer.nxe"]),),
         "illegal_entries": (
             Illegal("first", lambda on: on["pte.rw"] & on["pte.us"]),
-            Illegal("second", lambda on: on["pte.us"] | (on["pte.xd"] & ~on["efer.nxe"])),
+            Illegal("second", lambda on: on["pte.us"] | (on["pte.nx"] & ~on["efer.nxe"])),
         ),
         "depends": ("efer.nxe",),
     }
@@ -242,7 +242,7 @@ def test_illegal_combinations_are_not_enumerated() -> None:
     for number in range(len(group)):
         bits = group.bits(number)
         assert "pte.us" not in bits
-        assert not ("pte.xd" in bits and "efer.nxe" not in bits)
+        assert not ("pte.nx" in bits and "efer.nxe" not in bits)
         assert not ("user" in bits and "efer.nxe" not in bits)
         assert group.number(bits) == number
     assert group.number(["pte.us"]) is None
@@ -252,17 +252,17 @@ def test_illegal_combinations_are_not_enumerated() -> None:
 def test_a_covered_group_leaves_out_illegal_options_and_counts_none() -> None:
     group = small_group(
         strength=2,
-        illegal_entries=(Illegal("XD", lambda on: on["pte.xd"] & ~on["efer.nxe"]),),
+        illegal_entries=(Illegal("XD", lambda on: on["pte.nx"] & ~on["efer.nxe"]),),
     )
     assert group.pruned() == {}
     assert group.info == ("small", len(group), "2-wise", "for a test")
     seen = {frozenset(group.bits(number)) for number in range(len(group))}
     assert len(seen) == len(group)
-    assert not any("pte.xd" in bits and "efer.nxe" not in bits for bits in seen)
-    for size in (set(), {"pde.ps"}):
+    assert not any("pte.nx" in bits and "efer.nxe" not in bits for bits in seen)
+    for size in (set(), {"pde.pse"}):
         for pair in ({"pte.rw"}, {"pte.us"}, {"pte.rw", "pte.us"}, set()):
             assert any(
-                bits & {"pde.ps", "pte.rw", "pte.us", "efer.nxe"} == size | pair for bits in seen
+                bits & {"pde.pse", "pte.rw", "pte.us", "efer.nxe"} == size | pair for bits in seen
             )
 
 
