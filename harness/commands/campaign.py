@@ -202,14 +202,14 @@ def _run(campaign: Campaign) -> int:
     registry = isolated(ask_registry, settings.engine)
     former = _replayed(settings)
     over = _Deadline(campaign.minutes)
-    with _progress() as show:
+    with _progress() as bar:
         result = run(
             campaign.work,
             workers=settings.processes,
             journal=settings.journal,
             seconds=settings.seconds,
             scheduler=settings.scheduler,
-            on_progress=show,
+            on_progress=None if bar is None else bar.campaign,
             stop=over,
         )
     if over.reached and result.interrupted:
@@ -230,7 +230,9 @@ def _with_planted(settings: Settings, report: CampaignReport) -> CampaignReport:
     from harness.planted.table import run_table
 
     try:
-        rows = run_table(workers=settings.processes)
+        with _progress() as bar:
+            told = None if bar is None else bar.planted
+            rows = run_table(workers=settings.processes, progress=told)
     except KeyboardInterrupt:
         note = "interrupted before the table of planted bugs was made"
         return replace(report, complete=False, notes=(*report.notes, note))
@@ -473,9 +475,31 @@ def _check_folder(option: str, folder: Path) -> None:
         raise InputError(f"{option} must name a directory that can be written, not {folder}")
 
 
+class _Bar:
+    """One bar on a terminal's stderr.
+
+    :param bars: of rich.
+    """
+
+    def __init__(self, bars: Any) -> None:
+        self._bars = bars
+        self._task = bars.add_task("starting", total=None, told="")
+
+    def campaign(self, now: CampaignProgress) -> None:
+        """Show how far a campaign is."""
+        self._show(now.what, now.cases, now.of_cases, progress_words(now))
+
+    def planted(self, flaw: str, done: int, total: int) -> None:
+        """Show how many planted bugs are done."""
+        self._show("planted bugs", done, total, f"{done} of {total}, {flaw}")
+
+    def _show(self, what: str, done: int, total: int | None, told: str) -> None:
+        self._bars.update(self._task, description=what, completed=done, total=total, told=told)
+
+
 @contextlib.contextmanager
-def _progress() -> Iterator[Callable[[CampaignProgress], None] | None]:
-    """Show on a terminal's stderr how far a campaign is."""
+def _progress() -> Iterator[_Bar | None]:
+    """Show a bar if stderr is a terminal."""
     if not sys.stderr.isatty():
         yield None
         return
@@ -488,18 +512,7 @@ def _progress() -> Iterator[Callable[[CampaignProgress], None] | None]:
         TextColumn("{task.fields[told]}"),
     )
     with Progress(*columns, console=Console(stderr=True), transient=True) as bars:
-        task = bars.add_task("starting", total=None, told="")
-
-        def show(now: CampaignProgress) -> None:
-            bars.update(
-                task,
-                description=now.what,
-                completed=now.cases,
-                total=now.of_cases,
-                told=progress_words(now),
-            )
-
-        yield show
+        yield _Bar(bars)
 
 
 def progress_words(now: CampaignProgress) -> str:
