@@ -15,6 +15,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import reduce
+from operator import or_
 from typing import Final, cast
 
 from harness.address import entry_name, format_address
@@ -83,6 +85,7 @@ class Change:
     :ivar level: when it is about one level.
     :ivar also: rule, word, level of other causes that would show in the same way.
     :ivar by_rules: it explains nothing unless one of ``rules`` decides now.
+    :ivar decides: the rules that must decide now, with ``by_rules``, where they are others.
     :ivar tier: 0 for what is likely; those of a higher tier are tried when none of a lower one
         predicts what was observed.
     """
@@ -99,6 +102,7 @@ class Change:
     edits: Mapping[int, Edit] = field(default_factory=dict)
     root: Edit = _same
     by_rules: bool = False
+    decides: tuple[str, ...] = ()
 
     def walk(self, words: Words, before: Walk) -> Walk | None:
         """Ask the walker with this change; None when it cannot be asked so.
@@ -154,8 +158,8 @@ def changes(walk: Walk) -> Iterator[Change]:
     yield from _keys(walk)
     yield from _switches(walk)
     yield from _accesses(walk)
-    yield from _sizes(walk)
     yield from _reserved(walk)
+    yield from _sizes(walk)
     yield from _lost(walk)
     yield from _roots(walk)
 
@@ -212,7 +216,7 @@ def _canonical(walk: Walk) -> Iterator[Change]:
             cpu = _changed(walk, cr4=cr4)
             if cpu is not None:
                 words = f"there were {levels} levels"
-                yield Change(("CANONICAL", "MODE"), f"{levels}-levels", words, tier=1, cpu=cpu)
+                yield Change(("MODE",), f"{levels}-levels", words, cpu=cpu)
 
 
 def _stopped(walk: Walk) -> Iterator[Change]:
@@ -252,6 +256,19 @@ def _stopped(walk: Walk) -> Iterator[Change]:
         yield Change((rule,), "ignored", words, level, also, cpu=other)
     edits = {k: _clear(_reserved_by(cpu, k, rule)) for k in every}
     yield Change((rule,), "ignored", "no entry had reserved bits of this kind", edits=edits)
+    yield Change(
+        ("ORDER",),
+        "reserved-late",
+        "reserved bits were looked at after all entries were found present",
+        edits={k: _without_reserved(cpu, k) for k in every},
+        by_rules=True,
+        decides=("PRESENT",),
+    )
+
+
+def _without_reserved(cpu: CpuState, level: int) -> Edit:
+    masks = [reduce(or_, reserved_bits(cpu, level, huge).values()) for huge in (False, True)]
+    return lambda raw: raw & ~masks[bool(raw & _PS)]
 
 
 def _reserved_by(cpu: CpuState, level: int, rule: str) -> int:
@@ -294,6 +311,9 @@ def _denied(walk: Walk) -> Iterator[Change]:
             entries = ", ".join(entry_name(level) for level in levels)
             words = f"bit {right} of the {entries} were {value}"
             yield Change((rule,), "ignored", words, None, also, edits=dict.fromkeys(levels, give))
+        if walk.second is not None or walk.va >> 12 != walk.va + walk.access.size - 1 >> 12:
+            words = f"bit {right} of every entry were {value}"
+            yield Change((rule,), "ignored", words, edits=dict.fromkeys(every, give))
     if rule == "USER_US":
         cpu = walk.cpu.replace(cpl=0, cr0=walk.cpu.cr0 | int(CR0.WP))
         words = "the page were a user page"
@@ -302,25 +322,20 @@ def _denied(walk: Walk) -> Iterator[Change]:
     # A supervisor's page taken for a user's: SMEP, SMAP and the keys then look at it.
     withheld_at = {step.level for step in steps_of(walk) if not step.raw & _US}
     missing = sorted(withheld_at, reverse=True)
+    taken: list[tuple[dict[int, Edit], tuple[tuple[str, str, int | None], ...]]] = []
     if missing:
-        words = "the page were a user page"
-        also = ()
-        if len(missing) == 1:
-            also = (("COMBINE", "U/S-ignored", missing[0]),)
+        also = (("COMBINE", "U/S-ignored", missing[0]),) if len(missing) == 1 else ()
         if page.steps and page.steps[-1].raw & _US:
             also += (("COMBINE", "U/S-leaf-only", None),)
-        give_all = dict.fromkeys(every, _set(_US))
-        keyless = _changed(walk, cr4=walk.cpu.cr4 & ~int(CR4.PKE | CR4.PKS))
+        taken.append((dict.fromkeys(every, _set(_US)), also))
+    if len(missing) > 1 and walk.second is not None:  # of one page it may be the only one
+        taken += [({level: _set(_US)}, (("COMBINE", "U/S-ignored", level),)) for level in missing]
+    keyless = _changed(walk, cr4=walk.cpu.cr4 & ~int(CR4.PKE | CR4.PKS))
+    words = "the page were a user page"
+    for edits, also in taken:
         for rules, state in ((("SMEP", "SMAP"), keyless), (("PKU",), None)):
             yield Change(
-                rules,
-                "supervisor-page",
-                words,
-                None,
-                also,
-                cpu=state,
-                edits=give_all,
-                by_rules=True,
+                rules, "supervisor-page", words, None, also, cpu=state, edits=edits, by_rules=True
             )
 
 
@@ -472,24 +487,33 @@ def _sizes(walk: Walk) -> Iterator[Change]:
             )
 
 
+def _has_pat(level: int, raw: int) -> bool:
+    if level == 1:
+        return bool(raw & _P and raw & _PS)
+    return bool(raw & _P and raw & _PS and raw & _PAT_BIG)
+
+
+def _reserved_pat(level: int) -> Edit:
+    return lambda raw: raw | _RESERVED if _has_pat(level, raw) else raw
+
+
 def _reserved(walk: Walk) -> Iterator[Change]:
     """A bit that is not reserved was taken for it."""
     if walk.cpu.maxphyaddr == 52:
         return
-    for step in {step.level: step for step in steps_of(walk) if step.raw & _P}.values():
-        level, raw = step.level, step.raw
-        is_leaf = level == 1 or (level < 4 and bool(raw & _PS))
-        pat = _PS if level == 1 else _PAT_BIG
-        if is_leaf and raw & pat:
-            words = f"bit {pat.bit_length() - 1} (PAT) of {_entry(walk, level)} were reserved"
+    for level in range(3, 0, -1):
+        if any(step.level == level and _has_pat(level, step.raw) for step in steps_of(walk)):
+            words = f"bit {12 if level > 1 else 7} (PAT) of {_entry(walk, level)} were reserved"
             yield Change(
                 ("PAT",),
                 "reserved",
                 words,
                 level,
                 (("PAT", "reserved", None),),
-                edits={level: _set(_RESERVED)},
+                edits={level: _reserved_pat(level)},
             )
+    for step in {step.level: step for step in steps_of(walk) if step.raw & _P}.values():
+        level, raw = step.level, step.raw
         for bit in (*range(9, 12), *range(52, 63)):
             if raw >> bit & 1:
                 rule = "KEY" if bit >= 59 else "RSVD_ADDR"

@@ -28,9 +28,9 @@ from harness.check.asif import Change, changes
 from harness.check.case import observation_to_json, prediction_to_json
 from harness.check.compare import Agreement, Difference, Field, compare, excess
 from harness.check.finding import Finding
-from harness.check.known import EngineIdentity, Verdict, explain
+from harness.check.known import KNOWN, EngineIdentity, Verdict, explain
 from harness.check.words import Words, words_of
-from harness.cpu import ErrorCode
+from harness.cpu import CR4, ErrorCode
 from harness.entry import ADDRESS_MASK, PageTableFlags
 from harness.memory import PhysicalMemory
 from harness.outcome import Observation, Outcome
@@ -131,17 +131,25 @@ def cause_of(
     result = compare(walk, observation)
     if isinstance(result, Agreement):
         raise ValueError("only a difference has a cause, and this observation agrees")
+    known = _but_for_known(engine, memory)
+    if result.fields[0] in (Field.CHANGED, Field.STORED) and Field.STORED in result.fields:
+        kept = dataclasses.replace(observation, stored=0)
+        if isinstance(compare(walk, kept), Agreement) or known(walk, kept):
+            words = "the CPU wrote to the page that it could, although the access faults"
+            return _finished([Explanation.of("SPLIT", "stored", None, words)])
     if result.fields == (Field.CHANGED,):
-        return _finished([*_of_second_page(walk, observation), *_of_bits(walk, observation)])
-    if result.fields == (Field.STORED,):
-        words = "the CPU wrote to the page that it could, although the access faults"
-        return _finished([Explanation.of("SPLIT", "stored", None, words)])
+        found = [*_of_second_page(walk, observation), *_of_bits(walk, observation)]
+        return _finished([*found, *_beyond(memory, walk, observation, known)])
     code = list(_of_code(walk, observation))
     if code and _is_about_code_alone(walk, observation):
         return _finished(code)
     listed = list(changes(walk))
     tried: dict[int, list[tuple[Change, Walk]]] = {}
-    for agrees in (_exactly, _but_for_known(engine, memory), _but_for_bits):
+    bits_right = Field.CHANGED not in result.fields or known(walk, _as_coded(walk, observation))
+    for loosely in (False, True):
+        other = _instead(engine, memory, walk) if loosely else None
+        if other is not None and isinstance(compare(other, observation), Difference):
+            return cause_of(memory, other, observation, engine)
         for tier in (0, 1):
             if tier not in tried:
                 tried[tier] = [
@@ -152,12 +160,12 @@ def cause_of(
             found = [
                 one
                 for change, after in tried[tier]
-                if _answers(change, walk, after, observation) and agrees(change, after, observation)
+                if _explains(change, walk, after, observation, known, loosely=loosely)
                 for one in _explanations(change, walk, after)
             ]
-            if tier == 0:
+            if tier == 0 and (bits_right or loosely):
                 found = [*_of_address(walk, observation), *found, *_of_order(walk, observation)]
-                found += code
+                found += [*code, *_of_segment(walk, observation)]
             if found:
                 return _finished(found)
     return _finished(_guesses(walk, observation), explained=False)
@@ -185,6 +193,16 @@ def _finished(found: list[Explanation], *, explained: bool = True) -> Cause:
 # What agreement is: exactly, with registered divergences beside the change, or apart from A and D.
 
 
+def _explains(
+    change: Change, before: Walk, after: Walk, seen: Observation, known: _Known, *, loosely: bool
+) -> bool:
+    if change.by_rules and after.rule not in (change.decides or change.rules):
+        return False
+    if not _answers(change, before, after, seen):
+        return not loosely and known(after, seen)
+    return loosely or _exactly(change, after, seen) or known(after, seen)
+
+
 def _exactly(change: Change, after: Walk, seen: Observation) -> bool:
     if not after.completed:
         may = change.moved(after, after.may_set)
@@ -192,8 +210,12 @@ def _exactly(change: Change, after: Walk, seen: Observation) -> bool:
     return change.moved(after, after.sets) == seen.changed
 
 
-def _but_for_known(engine: EngineIdentity | None, memory: Words) -> _Agrees:
-    def agrees(change: Change, after: Walk, seen: Observation) -> bool:
+_Known: TypeAlias = Callable[[Walk, Observation], bool]
+"""Says whether registered divergences alone explain an observation."""
+
+
+def _but_for_known(engine: EngineIdentity | None, memory: Words) -> _Known:
+    def known(after: Walk, seen: Observation) -> bool:
         if engine is None:
             return False
         result = compare(after, seen)
@@ -201,20 +223,27 @@ def _but_for_known(engine: EngineIdentity | None, memory: Words) -> _Agrees:
             explain(engine, cast(PhysicalMemory, memory), result)
         )
 
-    return agrees
+    return known
 
 
-def _but_for_bits(change: Change, after: Walk, seen: Observation) -> bool:
-    return True
+def _instead(engine: EngineIdentity | None, memory: Words, walk: Walk) -> Walk | None:
+    """Return the walk that an engine is known to make in the place of the right one."""
+    if engine is not None:
+        for known in KNOWN:
+            if known.instead is not None and known.covers(engine):
+                return known.instead(cast(PhysicalMemory, memory), walk)
+    return None
 
 
-_Agrees: TypeAlias = Callable[[Change, Walk, Observation], bool]
+def _as_coded(walk: Walk, seen: Observation) -> Observation:
+    """Return an observation with the error code and CR2 that were predicted."""
+    if walk.outcome is not seen.outcome:
+        return seen
+    return dataclasses.replace(seen, error_code=walk.error_code, cr2=walk.cr2)
 
 
 def _answers(change: Change, before: Walk, after: Walk, seen: Observation) -> bool:
     """Say whether a walk under a change answers what was seen, apart from A and D."""
-    if change.by_rules and after.rule not in change.rules:
-        return False
     if after.outcome is not seen.outcome:
         return False
     if seen.outcome is Outcome.PAGE_FAULT:
@@ -270,7 +299,6 @@ def _of_code(walk: Walk, seen: Observation) -> Iterator[Explanation]:
     if seen.error_code & _FRSVD and wrong == _FP:
         sentence = "the CPU reported RSVD without P: a reserved bit is only looked at when P = 1"
         yield Explanation.of("ERR", "RSVD-without-P", None, sentence)
-        return
     names = [
         f"{ErrorCode(bit)}-{'missing' if walk.error_code & bit else 'extra'}"
         for bit in (_FP, _FW, _FU, _FRSVD, _FI, _FPK)
@@ -312,6 +340,15 @@ def _of_cr2(walk: Walk, seen: Observation) -> Explanation:
     else:
         how, what = "CR2", format_address(seen.cr2)
     return Explanation.of("ERR", how, None, f"the CPU put {what} into CR2")
+
+
+def _of_segment(walk: Walk, seen: Observation) -> Iterator[Explanation]:
+    """Explain the other one of the two faults that a non-canonical address may raise."""
+    pair = (Outcome.GENERAL_PROTECTION, Outcome.STACK_FAULT)
+    if walk.rule == "CANONICAL" and seen.outcome in pair and walk.outcome is not seen.outcome:
+        how = "" if seen.outcome is Outcome.STACK_FAULT else "not "
+        words = f"the CPU acted as if the access were {how}made through SS"
+        yield Explanation.of("CANONICAL", "stack", None, words)
 
 
 # The physical address.
@@ -360,9 +397,12 @@ def _of_order(walk: Walk, seen: Observation) -> Iterator[Explanation]:
         return
     granted = _RW | _US | _XD | 1
     steps = page.steps
+    whole = None
+    # What a user's page must not be asked for is known at the leaf alone.
+    cpu = walk.cpu.replace(cr4=walk.cpu.cr4 & ~int(CR4.SMEP | CR4.SMAP | CR4.PKE | CR4.PKS))
     for step in steps if page.rule != "PRESENT" else steps[:-1]:
         granted &= step.raw ^ _XD
-        rule = denial(walk.cpu, walk.access, granted, 0)
+        rule = denial(cpu, walk.access, granted, 0)
         if rule in _RIGHTS and seen.error_code == error_code(walk.cpu, walk.access, rule):
             words = (
                 f"the CPU acted as if rights were judged at level {step.level} ({rule}), before "
@@ -370,9 +410,10 @@ def _of_order(walk: Walk, seen: Observation) -> Iterator[Explanation]:
             )
             if step is steps[-1] and page.rule != "ORDER":
                 words = "the CPU acted as if rights were judged before reserved bits"
+            whole = whole or words
             yield Explanation.of("ORDER", "rights-first", step.level, words)
-            yield Explanation.of("ORDER", "rights-first", None, words)
-            return
+    if whole is not None:
+        yield Explanation.of("ORDER", "rights-first", None, whole)
 
 
 # Accessed and dirty bits.
@@ -388,6 +429,14 @@ def _of_second_page(walk: Walk, seen: Observation) -> Iterator[Explanation]:
     if left == seen.changed:
         words = "the CPU acted as if the access ended with the lower page"
         yield Explanation.of("SPLIT", "upper-ignored", None, words)
+
+
+def _beyond(memory: Words, walk: Walk, seen: Observation, known: _Known) -> Iterator[Explanation]:
+    """Explain bits by a walk that ends in the same way at another entry."""
+    for change in changes(walk):
+        after = change.walk(memory, walk) if change.tier == 0 else None
+        if after is not None and _explains(change, walk, after, seen, known, loosely=False):
+            yield from _explanations(change, walk, after)
 
 
 def _of_bits(walk: Walk, seen: Observation) -> list[Explanation]:
@@ -614,6 +663,7 @@ def root_causes(findings: Iterable[Finding]) -> list[Finding]:
     while left:
         candidates = sorted({key for _, keys in left for key in keys})
         key = min(candidates, key=lambda key: _merit(key, left))
+        key = _at_one_level(key, left)
         chosen.append(key)
         left = [(finding, keys) for finding, keys in left if key not in keys]
     # What was chosen early may have become needless: what came later explains it, too.
@@ -656,6 +706,14 @@ def told_as(small: Finding, finding: Finding) -> Finding:
 def _merit(key: str, left: list[tuple[Finding, dict[str, int]]]) -> tuple[int, int, str]:
     ranks = [keys[key] for _, keys in left if key in keys]
     return -len(ranks), sum(ranks), key
+
+
+def _at_one_level(key: str, left: list[tuple[Finding, dict[str, int]]]) -> str:
+    """Return the cause at the one level that explains all that a cause as a whole explains."""
+    members = [keys for _, keys in left if key in keys]
+    levels = {other for keys in members for other in keys if other.rpartition(":L")[0] == key}
+    common = [other for other in sorted(levels) if all(other in keys for keys in members)]
+    return common[0] if len(common) == 1 else key
 
 
 def _merged(key: str, group: list[Finding]) -> Finding:

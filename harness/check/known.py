@@ -80,6 +80,8 @@ class Known:
     :ivar amend: memory, prediction, observation → the observation without this flaw, or None when
         the flaw has no part in it.
     :ivar example: a case that shows it, as JSON.
+    :ivar instead: memory, prediction → the walk that the engine makes instead, where it makes
+        another one: what else is wrong with an observation is told by that one.
     """
 
     name: str
@@ -90,6 +92,7 @@ class Known:
     source: str
     amend: _Amend
     example: dict[str, Any]
+    instead: Callable[[PhysicalMemory, Walk], Walk | None] | None = None
 
     @cached_property
     def case(self) -> Case:
@@ -273,14 +276,20 @@ def _lower_part_stored(
     return dataclasses.replace(observation, stored=0)
 
 
-def _implicit_with_ac(
-    memory: PhysicalMemory, prediction: Walk, observation: Observation
-) -> Observation | None:
+def _explicit_with_ac(memory: PhysicalMemory, prediction: Walk) -> Walk | None:
     cpu, access = prediction.cpu, prediction.access
     if not access.implicit or not cpu.ac or cpu.user or prediction.rule != "SMAP":
         return None
     # The same read as the supervisor's own, explicit one, for which AC counts.
-    explicit = walk(memory, cpu, prediction.va, Access(AccessKind.READ, access.size))
+    return walk(memory, cpu, prediction.va, Access(AccessKind.READ, access.size))
+
+
+def _implicit_with_ac(
+    memory: PhysicalMemory, prediction: Walk, observation: Observation
+) -> Observation | None:
+    explicit = _explicit_with_ac(memory, prediction)
+    if explicit is None:
+        return None
     if not isinstance(compare(explicit, observation), Agreement):
         others = [known for known in KNOWN if known.amend is not _implicit_with_ac]
         if not _explain(others, memory, explicit, observation):
@@ -368,6 +377,7 @@ KNOWN: Final[tuple[Known, ...]] = (
             },
             "access": {"va": "0x0", "size": 8, "implicit": True},
         },
+        _explicit_with_ac,
     ),
     Known(
         "lower-part-stored",

@@ -248,9 +248,7 @@ class _Query:
 class _Probe(_Query):
     """One access."""
 
-    def __init__(
-        self, inner: Engine, flaw: Flaw, cpu: CpuState, va: int, access: Access
-    ) -> None:
+    def __init__(self, inner: Engine, flaw: Flaw, cpu: CpuState, va: int, access: Access) -> None:
         super().__init__(inner, flaw, cpu, va, access, 1)
         self.reason: str | None = None
         self.value: int | None = None
@@ -330,10 +328,7 @@ class _Versions(_Query):
                 if page.taken[depth] is not page.raw[depth] or page.home != page.at[0]:
                     taken[at] = page.taken[depth]
         fixed = {
-            at: self.memory.read_u64(at)
-            for page in self.pages
-            for at in page.at
-            if at not in taken
+            at: self.memory.read_u64(at) for page in self.pages for at in page.at if at not in taken
         }
         # An edited answer may say that any entry has changed, those too that nobody edited.
         seen = self.inner.probe_entries(
@@ -346,8 +341,7 @@ class _Versions(_Query):
             twice=self.twice,
         )
         changed = {
-            at: after ^ word
-            for (at, word), after in zip(taken.items(), seen.after, strict=True)
+            at: after ^ word for (at, word), after in zip(taken.items(), seen.after, strict=True)
         }
         for at, word in fixed.items():
             changed[at] = np.full(self.rows, self.memory.read_u64(at) ^ word, u64)
@@ -356,12 +350,9 @@ class _Versions(_Query):
 
     def observations(self, answer: Answer) -> EntryObservations:
         """Return an answer in the form of the protocol's; other entries keep what changed."""
-        after = np.stack([
-            word ^ answer.changed.get(at, u64(0)) for at, word in self.given.items()
-        ])
+        after = np.stack([word ^ answer.changed.get(at, u64(0)) for at, word in self.given.items()])
         for at, bits in answer.changed.items():
             if at not in self.given and bits.any():
                 word = int(np.bitwise_or.reduce(bits))
                 self.memory.write_u64(at, self.memory.read_u64(at) ^ word)
         return EntryObservations(answer.outcome, answer.error_code, answer.cr2, answer.pa, after)
-

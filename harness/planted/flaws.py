@@ -18,13 +18,13 @@ from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from harness.address import entry_name
 from harness.cpu import CR0, CR4, CpuState, ErrorCode
 from harness.engine.protocol import Engine
 from harness.engine.steps import Step, StepResult
 from harness.entry import PageTableFlags
-from harness.errors import InputError
 from harness.outcome import UNKNOWN_PA, Access, AccessKind, Outcome
 from harness.planted import sequences
 from harness.planted.query import Answer, Column, Edit, Entry, Query, Rows, u64
@@ -137,10 +137,16 @@ def _pat_reserved(e: Entry) -> Column:
     return np.where(e.leaf & (pat != 0), e.raw | _RESERVED, e.raw)
 
 
-def _key_of_table(e: Entry) -> Column:
-    # Of the entry directly above, whatever page this one maps.
-    key = e.above[-1] & _KEY
-    return np.where(e.leaf, e.raw & ~_KEY | key, e.raw)
+def _key_of_table(level: int) -> Edit:
+    """Take the key from the entry of a level, for every page that is mapped below it."""
+
+    def edit(e: Entry) -> Column:
+        depth = e.cpu.levels - level
+        if not 0 <= depth < len(e.above):
+            return e.raw
+        return np.where(e.leaf, e.raw & ~_KEY | e.above[depth] & _KEY, e.raw)
+
+    return _present(edit)
 
 
 # States.
@@ -189,7 +195,7 @@ def _one_bit_too_few(cpu: CpuState, va: int) -> int:
 
 
 def _faults(a: Answer) -> Rows:
-    return a.outcome == _PAGE_FAULT
+    return np.asarray(a.outcome == _PAGE_FAULT, np.bool_)
 
 
 def _code(test: Callable[[Query, Answer], Rows | np.bool_ | bool], change: _Code) -> _Change:
@@ -202,7 +208,7 @@ def _code(test: Callable[[Query, Answer], Rows | np.bool_ | bool], change: _Code
     return changed
 
 
-_Code = Callable[[np.ndarray[tuple[int, ...], np.dtype[np.uint32]]], object]
+_Code = Callable[[NDArray[np.uint32]], NDArray[np.uint32]]
 
 
 def _missing(bit: int) -> _Change:
@@ -249,6 +255,15 @@ def _keys_at_fetches(q: Query, a: Answer) -> None:
     a.take(denied, read)
     if q.cpu.nxe or q.cpu.smep:
         np.copyto(a.error_code, code | np.uint32(_FI), where=denied)
+
+
+def _keys_without_wp(q: Query, a: Answer) -> None:
+    """Let PKRU.WD stop a supervisor's write whatever CR0.WP, which rules R/W as ever."""
+    if q.cpu.user or q.cpu.wp or not q.cpu.pke or not q.access.is_write:
+        return
+    other = q.ask(cpu=q.cpu.replace(cr0=q.cpu.cr0 | _WP), edit=_present(_set(_RW)))
+    keys = _faults(other) & (other.error_code & np.uint32(_FPK) != 0)
+    a.take(keys & (a.outcome != _PAGE_FAULT), other)
 
 
 def _pat_in_address(level: int) -> _Change:
@@ -306,9 +321,7 @@ def _reserved_late(q: Query, a: Answer) -> None:
         if e.level > 3:
             mask |= 1 << 7
         low = {3: 0x3FFF_E000, 2: 0x1F_E000}.get(e.level, 0)
-        return np.where(
-            e.raw & _PS != 0, e.raw & ~u64(mask | low), e.raw & ~u64(mask)
-        )
+        return np.where(e.raw & _PS != 0, e.raw & ~u64(mask | low), e.raw & ~u64(mask))
 
     other = q.ask(edit=_present(without))
     absent = _faults(other) & (other.error_code & np.uint32(_FP) == 0)
@@ -342,10 +355,10 @@ def _lower_alone(q: Query, a: Answer) -> None:
 
 
 def _stored(q: Query, a: Answer) -> None:
-    if len(q.pages) > 1 and q.access.is_write and not a.stored:
-        # The lower page was fine: the address is the upper one's.
-        if _faults(a)[0] and int(a.cr2[0]) != q.va:
-            a.stored = 0x1000 - (q.va & 0xFFF)
+    spans = len(q.pages) > 1 and q.access.is_write and not a.stored
+    # The lower page was fine: the address is the upper one's.
+    if spans and _faults(a)[0] and int(a.cr2[0]) != q.va:
+        a.stored = 0x1000 - (q.va & 0xFFF)
 
 
 # Answers: accessed and dirty bits.
@@ -387,7 +400,7 @@ class _Place:
 
 
 def _went(a: Answer) -> Rows:
-    return np.asarray((a.outcome == _MAPPED) | (a.outcome == _NO_MEMORY), np.bool_)
+    return np.asarray(a.outcome == _MAPPED, np.bool_)
 
 
 def _not_set(mask: u64) -> Callable[[Query, Answer, _Place], None]:
@@ -525,16 +538,15 @@ def _by_level() -> Iterator[Flaw]:
             f"XD of a {name} is not looked at",
             _present(_if(lambda e: e.cpu.nxe, _clear(_XD))),
         )
-        if level < 4:
-            yield flaw(
-                "KEY_OF_TABLE",
-                "KEY",
-                f"the key of a page that a {name} maps is taken from the entry above",
-                _present(_key_of_table),
+        if level > 1:
+            yield Flaw(
+                name=f"KEY_OF_TABLE_{level}",
+                rule="KEY",
+                level=level,
+                sentence=f"the key of a page is that of the {name} above it",
+                entry=_key_of_table(level),
             )
-        yield answers(
-            "A", "A", f"A of a {name} is not set", _bits(level, _not_set(_A))
-        )
+        yield answers("A", "A", f"A of a {name} is not set", _bits(level, _not_set(_A)))
         if level < 4:
             yield answers(
                 "D", "D", f"D of a {name} that maps a page is not set", _bits(level, _not_set(_D))
@@ -626,9 +638,7 @@ def _whole() -> Iterator[Flaw]:
         "USER_RW_WP",
         "USER_RW",
         "a user's write needs R/W only while CR0.WP = 1",
-        entry=_present(
-            _if(lambda e: e.cpu.user and e.access.is_write and not e.cpu.wp, _set(_RW))
-        ),
+        entry=_present(_if(lambda e: e.cpu.user and e.access.is_write and not e.cpu.wp, _set(_RW))),
     )
     yield flaw(
         "NX_SUPERVISOR",
@@ -680,15 +690,7 @@ def _whole() -> Iterator[Flaw]:
         "PKU_WD_WP",
         "PKU",
         "PKRU.WD stops a supervisor's write while CR0.WP = 0, too",
-        state=_only(
-            lambda cpu, access: not cpu.user and access.is_write and cpu.pke, _with("cr0", _WP)
-        ),
-        entry=_present(
-            _if(
-                lambda e: not e.cpu.user and e.access.is_write and e.cpu.pke,
-                _set(_RW),
-            )
-        ),
+        answer=_keys_without_wp,
     )
     yield flaw("PKU_FETCH", "PKU", "keys stop fetches, too", answer=_keys_at_fetches)
     yield flaw(
@@ -777,9 +779,7 @@ def _whole() -> Iterator[Flaw]:
         "a fault is remembered: the same access faults again and again after the entry was mended",
         steps=sequences.faults_again,
     )
-    yield flaw(
-        "INVLPG", "INVLPG", "INVLPG invalidates nothing", steps=sequences.without_invlpg
-    )
+    yield flaw("INVLPG", "INVLPG", "INVLPG invalidates nothing", steps=sequences.without_invlpg)
     yield flaw(
         "CR3_LOAD",
         "CR3_LOAD",

@@ -45,9 +45,9 @@ def without_cr3(engine: Engine, cpu: CpuState, steps: Sequence[Step]) -> list[St
         engine,
         cpu,
         steps,
-        lambda step, place: isinstance(step, ControlStep)
-        and step.register == "cr3"
-        and step.value == now[place],
+        lambda step, place: (
+            isinstance(step, ControlStep) and step.register == "cr3" and step.value == now[place]
+        ),
     )
 
 
@@ -58,9 +58,11 @@ def without_pge(engine: Engine, cpu: CpuState, steps: Sequence[Step]) -> list[St
         engine,
         cpu,
         steps,
-        lambda step, place: isinstance(step, ControlStep)
-        and step.register == "cr4"
-        and step.value ^ now[place] == _PGE,
+        lambda step, place: (
+            isinstance(step, ControlStep)
+            and step.register == "cr4"
+            and step.value ^ now[place] == _PGE
+        ),
     )
 
 
@@ -70,9 +72,11 @@ def parts_of_big_pages(engine: Engine, cpu: CpuState, steps: Sequence[Step]) -> 
         engine,
         cpu,
         steps,
-        lambda step, place: isinstance(step, InvlpgStep)
-        and not any(
-            isinstance(other, AccessStep) and _meets(other, step.va) for other in steps[:place]
+        lambda step, place: (
+            isinstance(step, InvlpgStep)
+            and not any(
+                isinstance(other, AccessStep) and _meets(other, step.va) for other in steps[:place]
+            )
         ),
     )
 

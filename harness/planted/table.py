@@ -22,8 +22,10 @@ from harness.check.finding import Finding
 from harness.check.matrix import MatrixWork
 from harness.check.scenario import Scenario
 from harness.check.tally import Tally
-from harness.check.work import Work
+from harness.check.work import Shard
 from harness.engine.steps import AccessStep
+from harness.fuzz.kinds import SCENARIOS
+from harness.fuzz.steer import DEFAULTS
 from harness.fuzz.work import FuzzWork
 from harness.isolate import Ended, Progress, isolated_all
 from harness.planted.engines import name_of
@@ -35,13 +37,17 @@ __all__ = ["CASES", "SAMPLE", "Row", "not_here", "run_flaw", "run_table"]
 CASES: Final = 20_000
 """Random cases for each flaw, at most."""
 
-ENOUGH: Final = 4_000
-"""Random cases after which a campaign that has found something ends."""
+ENOUGH: Final = 10_000
+"""Cases after which a campaign that has found something ends."""
 
 SAMPLE: Final = 1009
 """One case of so many of the classic matrix is asked."""
 
 SEED: Final = 1
+"""Of the random cases."""
+
+_SHARD: Final = 2_000
+_SEQUENCES: Final = {**DEFAULTS, **dict.fromkeys(SCENARIOS, 0.0), "sequences": 1.0}
 
 
 def run_table(
@@ -59,7 +65,7 @@ def run_table(
     """
     flaws = [FLAWS[name] for name in (FLAWS if names is None else names)]
     rows: dict[int, Row] = {}
-    calls = [(run_flaw, (flaw.name,), {}) for flaw in flaws]
+    calls = ((run_flaw, (flaw.name,), dict[str, int]()) for flaw in flaws)
     for event in isolated_all(calls, workers=workers):
         if isinstance(event, Progress):
             continue
@@ -93,8 +99,8 @@ def run_flaw(name: str, *, cases: int = CASES, sample: int = SAMPLE) -> Row:
     findings: list[Finding] = []
     counts: dict[str, int | None] = {}
     for campaign, work in _works(flaw, engine, cases, sample):
-        tally = _run(work)
-        found = [one for one in tally.findings.values() if one.judgement == "diverge"]
+        tally = _run(work, sequences=flaw.steps is not None)
+        found = [one for one in tally.findings.values() if _differs(one)]
         first = min((one.first for one in found), default=None)
         counts[campaign] = None if first is None else _asked(work, first)
         if found and not findings:
@@ -106,26 +112,36 @@ def run_flaw(name: str, *, cases: int = CASES, sample: int = SAMPLE) -> Row:
 def _works(
     flaw: Flaw, engine: str, cases: int, sample: int
 ) -> Iterator[tuple[str, MatrixWork | FuzzWork]]:
-    yield "fuzz", FuzzWork(seed=SEED, cases=cases, engine=engine)
-    if flaw.probed:
+    random = FuzzWork(seed=SEED, cases=cases, engine=engine)
+    if flaw.steps is not None:
+        yield "fuzz, sequences alone", random
+    else:
+        yield "fuzz", random
         yield "matrix classic", MatrixWork("classic", engine=engine, sample=sample)
 
 
-def _run(work: Work) -> Tally:
-    total = Tally()
-    for round in range(1 << 20):
-        shards = work.plan(round, total)
-        # The scenarios of a matrix are no part of its slice.
-        if not shards or (round and isinstance(work, MatrixWork)):
+def _run(work: MatrixWork | FuzzWork, *, sequences: bool = False) -> Tally:
+    """Ask until something was found and :data:`ENOUGH` cases were asked, or all were."""
+    tally = Tally()
+    for shard in _shards(work):
+        if sequences:
+            shard = dataclasses.replace(shard, spec={**shard.spec, "knobs": _SEQUENCES})
+        tally += work.run(shard)
+        if tally.cases >= ENOUGH and any(map(_differs, tally.findings.values())):
             break
-        tally = Tally()
-        for shard in shards:
-            tally += work.run(shard)
-            found = any(one.judgement == "diverge" for one in tally.findings.values())
-            if found and isinstance(work, FuzzWork) and shard.first + shard.count >= ENOUGH:
-                return total + tally
-        total += tally
-    return total
+    return tally
+
+
+def _shards(work: MatrixWork | FuzzWork) -> Iterator[Shard]:
+    """Cut a work's first round, which no finding steers, into small shards."""
+    for shard in work.plan(0, Tally()):
+        for start in range(shard.first, shard.first + shard.count, _SHARD):
+            count = min(_SHARD, shard.first + shard.count - start)
+            yield dataclasses.replace(shard, first=start, count=count)
+
+
+def _differs(finding: Finding) -> bool:
+    return finding.judgement == "diverge"
 
 
 def _asked(work: MatrixWork | FuzzWork, first: int) -> int:
