@@ -1,9 +1,8 @@
 """Make a differing case small: fewer words, fewer bits, a plainer CPU, lower addresses.
 
 :func:`shrink` tries one simplification after another and keeps those under which the two sides
-still differ for the same cause. Each kind of simplification is tried on everything at once, then
-on halves, then on smaller and smaller parts, so that most of a case goes in a few tries. It ends
-when a whole round has changed nothing: every word and every bit that is left is needed::
+still differ for the same cause (:mod:`.reduce`). It ends when a whole round has changed nothing:
+every word and every bit that is left is needed::
 
     small = shrink(case, lambda case: wanted in causes(case))
     print(small.line())
@@ -15,12 +14,13 @@ the same case and the same answers give the same result.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
-from typing import Final, TypeVar, cast
+from collections.abc import Callable, Hashable, Iterator
+from typing import Final, cast
 
 from harness.check.case import DEFAULT_RAM, Case
+from harness.check.reduce import Reducer
 from harness.check.words import words_of
-from harness.cpu import CR4, CpuFeatures, CpuState
+from harness.cpu import CR4
 from harness.entry import ADDRESS_MASK
 from harness.errors import InputError
 from harness.memory import PhysicalMemory
@@ -29,9 +29,6 @@ from harness.walk import Walk, walk
 
 __all__ = ["shrink"]
 
-_T = TypeVar("_T")
-_DEFAULTS = CpuState()
-_REGISTERS: Final = ("cr0", "cr4", "efer", "rflags", "pkru", "pkrs")
 _TABLE: Final = 0x1000
 _NEAR: Final = 0xFF_FFFF_F000
 
@@ -43,36 +40,12 @@ def shrink(case: Case, differs: Callable[[Case], bool], *, tries: int = 2000) ->
     :param differs: says whether a case still differs for the same cause; it must not raise.
     :param tries: how many cases to try at most.
     """
-    shrinker = _Shrinker(case, differs, tries)
-    before = None
-    while before != shrinker.case and shrinker.left > 0:
-        before = shrinker.case
-        shrinker.round()
-    return shrinker.case
+    shrinker = _Shrinker(case, differs, _identity, tries)
+    return shrinker.run(shrinker.round)
 
 
-class _Shrinker:
+class _Shrinker(Reducer[Case]):
     """The smallest case so far."""
-
-    def __init__(self, case: Case, differs: Callable[[Case], bool], tries: int) -> None:
-        self.case = case
-        self.differs = differs
-        self.left = tries
-        self.tried: set[object] = {_identity(case)}
-
-    def take(self, candidate: Case | None) -> bool:
-        """Take a candidate if it still differs."""
-        if candidate is None or self.left <= 0:
-            return False
-        identity = _identity(candidate)
-        if identity in self.tried:
-            return False
-        self.tried.add(identity)
-        self.left -= 1
-        if not self.differs(candidate):
-            return False
-        self.case = candidate
-        return True
 
     def round(self) -> None:
         """Try every kind of simplification once."""
@@ -82,43 +55,29 @@ class _Shrinker:
         self._address()
         self._frames()
         self._bits()
-        self.take(_with(self.case, ram=DEFAULT_RAM))
-
-    def _drop(self, items: Sequence[_T], build: Callable[[list[_T]], Case | None]) -> None:
-        """Leave out as many items as can be: all, halves, quarters, ..., single ones."""
-        left = list(items)
-        size = len(left)
-        while size:
-            start = 0
-            while start < len(left):
-                rest = left[:start] + left[start + size :]
-                if self.take(build(rest)):
-                    left = rest
-                else:
-                    start += size
-            size = min(size // 2, len(left))
+        self.take(_with(self.question, ram=DEFAULT_RAM))
 
     def _memory(self) -> None:
-        read = {step.address for page in _pages(self.case) for step in page.steps}
-        words = self.case.memory
-        self.take(_with(self.case, memory={at: words[at] for at in words if at in read}))
-        words = self.case.memory
-        self._drop(
+        read = {step.address for page in _pages(self.question) for step in page.steps}
+        words = self.question.memory
+        self.take(_with(self.question, memory={at: words[at] for at in words if at in read}))
+        words = self.question.memory
+        self.drop(
             list(words),
-            lambda kept: _with(self.case, memory={at: words[at] for at in kept}),
+            lambda kept: _with(self.question, memory={at: words[at] for at in kept}),
         )
 
     def _bits(self) -> None:
         # Where a table lies is not a matter of bits: without one it would be another table.
-        frames = {at & ~0xFFF for at in self.case.memory}
-        leaves = {page.leaf.address for page in _pages(self.case) if page.leaf is not None}
+        frames = {at & ~0xFFF for at in self.question.memory}
+        leaves = {page.leaf.address for page in _pages(self.question) if page.leaf is not None}
         left = {
             at: word & _NEAR if word & _NEAR in frames and at not in leaves else 0
-            for at, word in self.case.memory.items()
+            for at, word in self.question.memory.items()
         }
         bits = [
             (at, bit)
-            for at, word in self.case.memory.items()
+            for at, word in self.question.memory.items()
             for bit in range(63, -1, -1)
             if (word & ~left[at]) >> bit & 1
         ]
@@ -127,102 +86,74 @@ class _Shrinker:
             words = dict(left)
             for at, bit in kept:
                 words[at] |= 1 << bit
-            return _with(self.case, memory=words)
+            return _with(self.question, memory=words)
 
-        self._drop(bits, build)
+        self.drop(bits, build)
 
     def _cpu(self) -> None:
-        def build(kept: list[tuple[str, int]]) -> Case | None:
-            changes: dict[str, object] = {
-                register: getattr(_DEFAULTS, register) for register in _REGISTERS
-            }
-            for register, bit in kept:
-                changes[register] = cast(int, changes[register]) ^ bit
-            return self._with_cpu(**changes)
-
-        cpu = self.case.cpu
-        if cpu.features != _DEFAULTS.features:
-            self.take(self._with_cpu(features=CpuFeatures()))
-        if cpu.cpl in (1, 2):
-            self.take(self._with_cpu(cpl=0))
-        if cpu.cr3 & 0xFFF:
-            self.take(self._with_cpu(cr3=cpu.root))
-        if cpu.levels == 5:
+        if self.question.cpu.levels == 5:
             self.take(self._without_a_level())
-        wrong = [
-            (register, 1 << bit)
-            for register in _REGISTERS
-            for bit in range(64)
-            if (getattr(cpu, register) ^ getattr(_DEFAULTS, register)) >> bit & 1
-        ]
-        self._drop(wrong, build)
+        self.plainer_cpu(lambda: self.question.cpu, lambda cpu: _with(self.question, cpu=cpu))
 
     def _without_a_level(self) -> Case | None:
-        case = self.case
+        case = self.question
         entry = case.memory.get(case.cpu.root | case.va >> 45 & 0xFF8, 0)
         low = case.va & (1 << 48) - 1
         va = low | (-1 << 48 & (1 << 64) - 1 if low >> 47 else 0)
-        cpu = self._cpu_with(cr4=case.cpu.cr4 & ~int(CR4.LA57), cr3=entry & ADDRESS_MASK)
-        return None if cpu is None else _with(case, cpu=cpu, va=va)
-
-    def _cpu_with(self, **changes: object) -> CpuState | None:
         try:
-            return self.case.cpu.replace(**changes)
+            cpu = case.cpu.replace(cr4=case.cpu.cr4 & ~int(CR4.LA57), cr3=entry & ADDRESS_MASK)
         except InputError:
             return None
-
-    def _with_cpu(self, **changes: object) -> Case | None:
-        cpu = self._cpu_with(**changes)
-        return None if cpu is None else _with(self.case, cpu=cpu)
+        return _with(case, cpu=cpu, va=va)
 
     def _access(self) -> None:
-        access = self.case.access
+        access = self.question.access
         for size in (1, 2, 4, 8, 16, 32):
             if size < access.size and self.take(self._with_access(size=size)):
                 break
         for name in ("stack", "implicit"):
-            if getattr(self.case.access, name):
+            if getattr(self.question.access, name):
                 self.take(self._with_access(**{name: False}))
-        if self.case.access.kind is AccessKind.WRITE:
+        if self.question.access.kind is AccessKind.WRITE:
             self.take(self._with_access(kind=AccessKind.READ))
 
     def _with_access(self, **changes: object) -> Case | None:
         try:
-            access = dataclasses.replace(self.case.access, **changes)  # type: ignore[arg-type]
+            access = dataclasses.replace(self.question.access, **changes)  # type: ignore[arg-type]
         except InputError:
             return None
-        return _with(self.case, access=access)
+        return _with(self.question, access=access)
 
     def _address(self) -> None:
         """Lower the address, index by index, and move the entries with it."""
-        self.take(_moved(self.case, 0))
-        levels = self.case.cpu.levels
+        self.take(_moved(self.question, 0))
+        levels = self.question.cpu.levels
         for level in range(levels, 0, -1):
             shift = 9 * level + 3
             mask = 0x1FF << shift
             if level == levels:
                 mask = (1 << 64) - (1 << shift)
-            if self.case.va & mask:
-                self.take(_moved(self.case, self.case.va & ~mask))
-        offset = self.case.va & 0xFFF
+            if self.question.va & mask:
+                self.take(_moved(self.question, self.question.va & ~mask))
+        offset = self.question.va & 0xFFF
         if offset:
-            self.take(_with(self.case, va=self.case.va & ~0xFFF))
-            end = 0x1000 - self.case.access.size // 2 if self.case.access.size > 1 else 0
+            self.take(_with(self.question, va=self.question.va & ~0xFFF))
+            end = 0x1000 - self.question.access.size // 2 if self.question.access.size > 1 else 0
             if end and offset != end:
-                self.take(_with(self.case, va=self.case.va & ~0xFFF | end))
+                self.take(_with(self.question, va=self.question.va & ~0xFFF | end))
 
     def _frames(self) -> None:
         """Put tables at 0x1000, 0x2000, ..."""
-        case = self.case
+        case = self.question
         tables = list(dict.fromkeys(_tables(case)))
         homes = {table: _TABLE * number for number, table in enumerate(tables, 1)}
         self.take(_rehoused(case, homes))
         for old, new in homes.items():
             if old != new:
-                self.take(_rehoused(self.case, {old: new}))
+                self.take(_rehoused(self.question, {old: new}))
 
 
-def _identity(case: Case) -> object:
+def _identity(case: Case) -> Hashable:
     return case.cpu, case.ram, frozenset(case.memory.items()), case.va, case.access
 
 
