@@ -107,6 +107,8 @@ class _Maker:
         else:
             text = rng.choice(_STACK)
         registers = self._registers(size)
+        if text.startswith("rep") and rng.random() < 0.7:
+            self._run_into_a_flaw(text, registers, size)
         if text.startswith("call"):
             self._put_target(registers["rsi"])
         if "cmpxchg16b" in text and rng.random() < 0.8:
@@ -130,7 +132,7 @@ class _Maker:
         self._first = rng.randrange(8, 480)
         frames = rng.sample(_FRAMES, 6)
         flaws = rng.choice((0, 1, 1, 2, 3))
-        flawed = set(rng.sample(range(6), flaws))
+        self._flawed = flawed = set(rng.sample(range(6), flaws))
         for place, frame in enumerate(frames):
             bits = _P | _RW | _US
             if place in flawed:
@@ -171,6 +173,25 @@ class _Maker:
         if rng.random() < 0.02:
             registers[rng.choice(("rsi", "rdi", "rsp"))] ^= 1 << 62
         return registers
+
+    def _run_into_a_flaw(self, text: str, registers: dict[str, int], size: int) -> None:
+        """Start a few elements before a page that has a flaw, if there is one."""
+        rng = self._rng
+        down = bool(self._cpu.rflags & _DF)
+        way = -1 if down else 1
+        starts = [n for n in range(6) if n not in self._flawed and n + way in self._flawed]
+        if not starts:
+            return
+        page = self._base | self._first + rng.choice(starts) << 12
+        elements = rng.randrange(1, 7)
+        late = rng.choice((0, 0, rng.randrange(size)))  # the last one may lie on both pages
+        offset = (elements - 1) * size + late if down else 0x1000 - elements * size + late
+        for register in ("rsi", "rdi"):
+            registers[register] = page + 0x400 + 8 * rng.randrange(64)
+        ways = {"lods": ("rsi",), "stos": ("rdi",), "scas": ("rdi",)}
+        name = text.split()[1][:4]
+        registers[rng.choice(ways.get(name, ("rsi", "rdi")))] = page + offset
+        registers["rcx"] = elements + rng.randrange(1, 6)
 
     def _put_target(self, va: int) -> None:
         """Have a call's operand lead where nothing is mapped, whatever its alignment."""
