@@ -15,6 +15,7 @@ from collections.abc import Sequence
 import numpy as np
 from unicorn import (
     UC_ERR_FETCH_PROT,
+    UC_ERR_INSN_INVALID,
     UC_HOOK_BLOCK,
     UC_HOOK_INTR,
     UC_HOOK_MEM_WRITE,
@@ -519,6 +520,8 @@ class Player:
             raise _Cannot(f"{step.instruction} raised exception {vector}")
         if self._holes:
             raise _Cannot(f"{step.instruction} reached {self._holes[0]:#x}, which is not RAM")
+        if error == UC_ERR_INSN_INVALID:
+            raise _Cannot(f"{step.instruction} is not executed by Unicorn, or raises #UD")
         if error and vector is None and registers["rip"] == base + start:
             raise EngineError(f"Unicorn stopped {step.instruction} with error {error}")
         seen = Observation(
