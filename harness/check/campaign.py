@@ -136,16 +136,18 @@ def shrink_difference(
 def shrink_finding(finding: Finding, engine: str | Opener = "unicorn") -> Finding:
     """Return a finding with the smallest case that shows its cause.
 
-    What has no case of one access, or no longer differs, comes back as it is. Key, count and first
-    stay; sentence, level and details are those of the small case.
+    What has no case, or no longer differs, comes back as it is. Key, count and first stay;
+    sentence, level and details are those of the small case.
 
     :param finding: of :func:`~harness.check.cause.finding_of` or
         :func:`~harness.check.cause.root_causes`.
     :param engine: the engine's name, or what opens one over a memory.
     :raises EngineError: when the engine is missing or breaks.
     """
-    if finding.case is None or "access" not in finding.case:
+    if finding.case is None:
         return finding
+    if "steps" in finding.case:
+        return _shrink_steps(finding, engine)
     benches: dict[tuple[Region, ...], Bench] = {}
     with ExitStack() as stack:
 
@@ -166,3 +168,28 @@ def shrink_finding(finding: Finding, engine: str | Opener = "unicorn") -> Findin
             return finding
         small = finding_of(difference, Verdict(Judgement.DIVERGE, difference), bench.engine)
     return told_as(small, finding)
+
+
+def _shrink_steps(finding: Finding, engine: str | Opener) -> Finding:
+    # Imported here: most findings are one access, and reproducer.py needs this module.
+    from harness.check.reproducer import judge_json
+    from harness.check.scenario import Scenario, ask
+    from harness.check.shrink_scenario import shrink_scenario
+
+    scenario = Scenario.from_json(finding.case)
+    with Bench(scenario.ram, engine) as bench:
+        answer = ask(bench.engine, scenario)
+        if answer.judgement is not Judgement.DIVERGE:
+            return finding
+        wanted = answer.kind
+
+        def differs(candidate: Scenario) -> bool:
+            try:
+                found = ask(bench.engine, candidate)
+            except EngineError:
+                return False
+            return found.judgement is Judgement.DIVERGE and found.kind == wanted
+
+        small = shrink_scenario(scenario, differs)
+    told = judge_json(small.to_json(), engine).finding
+    return finding if told is None else told_as(told, finding)
