@@ -227,7 +227,7 @@ def _run(campaign: Campaign) -> int:
 def _with_planted(settings: Settings, report: CampaignReport) -> CampaignReport:
     """Add what became of the planted bugs; what was counted so far is not lost by Ctrl-C."""
     from harness.commands.campaign_view import planted_rows
-    from harness.planted.table import run_table
+    from harness.planted.table import not_here, run_table
 
     try:
         with _progress() as bar:
@@ -236,7 +236,7 @@ def _with_planted(settings: Settings, report: CampaignReport) -> CampaignReport:
     except KeyboardInterrupt:
         note = "interrupted before the table of planted bugs was made"
         return replace(report, complete=False, notes=(*report.notes, note))
-    return replace(report, planted=planted_rows(rows))
+    return replace(report, planted=planted_rows([*rows, *not_here()]))
 
 
 def _told_everywhere(settings: Settings, report: CampaignReport) -> int:

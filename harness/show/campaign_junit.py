@@ -67,7 +67,7 @@ def junit_xml(report: CampaignReport) -> bytes:
         if row.stale:
             case.append(junitparser.Skipped("it no longer occurs: the registration must go"))
     for planted in report.planted:
-        case = cases.get(f"planted: {planted.flaw}")
+        case = cases.get(f"planted: {planted.flaw or _name(planted.rule, planted.level)}")
         case.system_out = printable(f"{planted.sentence}\n{planted.note}".rstrip())
         told = f"{planted.cases} cases, named {planted.named}, {planted.words} words"
         if not planted.campaign:

@@ -113,4 +113,7 @@ def test_planted_bugs(
     assert words in page.read_text()
     told = json.loads(harness(tmp_path, "--cases", 20, "--planted", "--json").stdout)["planted"]
     assert told[0]["named"] == "WP, level 1"
-    assert len(told) == len(rows)
+    assert [row["flaw"] for row in told[: len(rows)]] == [row.flaw for row in rows]
+    # What cannot be planted is told with the reason, and is nobody's fault.
+    assert len(told) == len(rows) + len(table.not_here())
+    assert all(row["note"] for row in told[len(rows) :])
