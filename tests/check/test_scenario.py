@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
 from harness.check.case import Case
 from harness.check.compare import Judgement
 from harness.check.known_steps import KNOWN_STEPS
 from harness.check.scenario import Scenario, ask, read_questions, states
+from harness.cli import cli
 from harness.cpu import CpuState
 from harness.engine import open_engine
 from harness.engine.steps import AccessStep, ControlStep, InvlpgStep, Step, WriteStep
@@ -197,3 +199,38 @@ def test_a_scenario_is_checked_when_it_is_built_in_python_too() -> None:
     with pytest.raises(CaseError, match="a multiple of 8"):
         Scenario(CpuState(), 0x1000, {}, [WriteStep({4: 0})])
     assert Scenario(CpuState(), 0x1000, {}, [InvlpgStep(0)]).build().size == 0x1000
+
+
+def test_the_example_of_the_documentation() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "fuzz.md").read_text()
+    section = text.partition("\n## Scenarios\n")[2]
+    example = section.partition("```json\n")[2].partition("```")[0]
+
+    answer = answered(json.loads(example))
+
+    assert answer.judgement is Judgement.AGREE
+    third, fifth = answer.verdicts[2], answer.verdicts[4]
+    assert {one["pa"] for one in third.permitted} == {"0x5123", "0x6123"}
+    assert [one["error_code"] for one in fifth.permitted] == ["0x7"]
+
+
+def test_probe_answers_scenarios_and_cases(tmp_path: Path) -> None:
+    path = tmp_path / "both.jsonl"
+    case = {key: TWICE[key] for key in ("cpu", "ram", "memory")} | {"access": {"va": "0x4123"}}
+    path.write_text(
+        f"{json.dumps(TWICE)}\n{json.dumps(case)}\n{json.dumps(KNOWN_STEPS[0].example)}\n"
+    )
+
+    result = CliRunner().invoke(cli, ["probe", str(path), "--json"])
+    twice, single, known = (json.loads(line) for line in result.stdout.splitlines())
+    assert result.exit_code == 0
+    assert (twice["agree"], single["agree"], known["agree"]) == (True, True, False)
+    assert [step["judgement"] for step in twice["steps"]] == ["agree", "agree"]
+    assert known["known"] == {"unicorn": ["fault-keeps-tlb"]}
+
+    shown = CliRunner().invoke(cli, ["probe", str(path)]).stdout
+    assert "1.2" in shown
+    assert "access 0x4123 write 1  3    #PF 0x7" in shown
+    assert "known as fault-keeps-tlb: QEMU's TCG leaves the TLB alone" in shown
+    nobody = CliRunner().invoke(cli, ["probe", str(path), "--json", "--engine", "none"])
+    assert json.loads(nobody.stdout.splitlines()[0]) == {"steps": [], "agree": None}
