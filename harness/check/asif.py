@@ -111,16 +111,23 @@ class Change:
         :param before: the walk without the change.
         """
         cpu = self.cpu or before.cpu
-        memory = cast(PhysicalMemory, _Edited(words, cpu.levels, self.edits, self.root))
         try:
             return walk(
-                memory,
+                cast(PhysicalMemory, self.memory(words, before)),
                 cpu,
                 before.va if self.va is None else self.va,
                 self.access or before.access,
             )
         except (InputError, NoMemory):
             return None
+
+    def memory(self, words: Words, before: Walk) -> Words:
+        """Return the memory as one walk under this change reads it.
+
+        :param words: the memory.
+        :param before: the walk without the change.
+        """
+        return _Edited(words, (self.cpu or before.cpu).levels, self.edits, self.root)
 
     def moved(self, after: Walk, bits: dict[int, int]) -> dict[int, int]:
         """Return the bits of entries, at the addresses where this change has the entries.
@@ -244,7 +251,8 @@ def _stopped(walk: Walk) -> Iterator[Change]:
     wrong = reserved_bits(cpu, level, bool(raw & _PS))[rule] & raw
     also = ((rule, "ignored", None),)
     words = f"{_bits_named(wrong)} of {_entry(walk, level)} were not reserved"
-    yield Change((rule,), "ignored", words, level, also, edits={level: _clear(wrong)})
+    unchecked = {level: _without_reserved(cpu, level, rule)}
+    yield Change((rule,), "ignored", words, level, also, edits=unchecked)
     as_page: dict[str, object] = {}
     if rule == "RSVD_ADDR":
         as_page = {"features": cpu.features.replace(maxphyaddr=52)}
@@ -266,8 +274,12 @@ def _stopped(walk: Walk) -> Iterator[Change]:
     )
 
 
-def _without_reserved(cpu: CpuState, level: int) -> Edit:
-    masks = [reduce(or_, reserved_bits(cpu, level, huge).values()) for huge in (False, True)]
+def _without_reserved(cpu: CpuState, level: int, rule: str | None = None) -> Edit:
+    """Clear the bits that are reserved by one rule, or by any."""
+    masks = [
+        reduce(or_, (bits for name, bits in named.items() if rule in (None, name)), 0)
+        for named in (reserved_bits(cpu, level, huge) for huge in (False, True))
+    ]
     return lambda raw: raw & ~masks[bool(raw & _PS)]
 
 
@@ -341,16 +353,17 @@ def _denied(walk: Walk) -> Iterator[Change]:
 
 def _keys(walk: Walk) -> Iterator[Change]:
     page = _deciding(walk)
+    if page.leaf is None:
+        page = walk
     leaf = page.leaf
     if leaf is None or not (walk.cpu.pke or walk.cpu.pks):
         return
     key = leaf.raw >> 59 & 15
     for step in page.steps[:-1]:
         other = step.raw >> 59 & 15
-        if other != key:
+        if other != key or walk.second is not None:
             words = f"the key were {other}, as in {_entry(walk, step.level)}"
-            edit = _with_key(other)
-            yield Change(("KEY",), "of-table", words, step.level, edits={leaf.level: edit})
+            yield Change(("KEY",), "of-table", words, step.level, edits=_key_of(step.level))
     for register, rule in (("pkru", "PKU"), ("pkrs", "PKS")):
         for bit, name in ((0, "AD"), (1, "WD")):
             value = getattr(walk.cpu, register)
@@ -370,6 +383,24 @@ def _keys(walk: Walk) -> Iterator[Change]:
             edit = _with_key(other)
             also = (("KEY", "wrong", None),)
             yield Change(("KEY",), "wrong", words, leaf.level, also, edits={leaf.level: edit})
+
+
+def _key_of(level: int) -> dict[int, Edit]:
+    """Take every page's key from the entry of a level, which is read before the page's own."""
+    read = [0]
+
+    def note(raw: int) -> int:
+        read[0] = raw & _KEY
+        return raw
+
+    def leaf(raw: int) -> int:
+        return raw & ~_KEY | read[0]
+
+    def big(raw: int) -> int:
+        return leaf(raw) if raw & _PS else raw
+
+    edits: dict[int, Edit] = {level: note, **dict.fromkeys(range(level - 1, 1, -1), big)}
+    return {**edits, 1: leaf}
 
 
 def _with_key(key: int) -> Edit:

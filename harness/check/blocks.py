@@ -375,7 +375,7 @@ class BlockBench:
         if block.twice:  # what the first access did is taken for granted here
             free = predicted.may[:, row] & seen.after[:, row]
             done = self.ledger.predict(block.rows(slice(row, row + 1)))
-            entries = entries | free | done.must[:, 0] & _A
+            entries = entries | free | done.must[:, 0] & _A & seen.after[:, row]
         words = dict(zip(block.at, entries.tolist(), strict=True))
         for pa, word in words.items():
             self.memory.write_u64(pa, word)

@@ -131,24 +131,30 @@ def cause_of(
     result = compare(walk, observation)
     if isinstance(result, Agreement):
         raise ValueError("only a difference has a cause, and this observation agrees")
-    known = _but_for_known(engine, memory)
+    known = _but_for_known(engine)
+    other = _instead(engine, memory, walk)
+    left = None if other is None else compare(other, observation)
+    if other is not None and isinstance(left, Difference) and left.fields == (Field.CHANGED,):
+        return cause_of(memory, other, observation, engine)
     if result.fields[0] in (Field.CHANGED, Field.STORED) and Field.STORED in result.fields:
         kept = dataclasses.replace(observation, stored=0)
-        if isinstance(compare(walk, kept), Agreement) or known(walk, kept):
+        if isinstance(compare(walk, kept), Agreement) or known(memory, walk, kept):
             words = "the CPU wrote to the page that it could, although the access faults"
             return _finished([Explanation.of("SPLIT", "stored", None, words)])
     if result.fields == (Field.CHANGED,):
-        found = [*_of_second_page(walk, observation), *_of_bits(walk, observation)]
+        plain = _but_for_bits_known(engine, memory, walk, observation)
+        found = [*_of_second_page(walk, observation), *_of_bits(walk, plain)]
         return _finished([*found, *_beyond(memory, walk, observation, known)])
     code = list(_of_code(walk, observation))
     if code and _is_about_code_alone(walk, observation):
         return _finished(code)
     listed = list(changes(walk))
     tried: dict[int, list[tuple[Change, Walk]]] = {}
-    bits_right = Field.CHANGED not in result.fields or known(walk, _as_coded(walk, observation))
+    bits_right = Field.CHANGED not in result.fields or known(
+        memory, walk, _as_coded(walk, observation)
+    )
     for loosely in (False, True):
-        other = _instead(engine, memory, walk) if loosely else None
-        if other is not None and isinstance(compare(other, observation), Difference):
+        if loosely and other is not None and isinstance(left, Difference):
             return cause_of(memory, other, observation, engine)
         for tier in (0, 1):
             if tier not in tried:
@@ -160,7 +166,7 @@ def cause_of(
             found = [
                 one
                 for change, after in tried[tier]
-                if _explains(change, walk, after, observation, known, loosely=loosely)
+                if _explains(change, memory, walk, after, observation, known, loosely=loosely)
                 for one in _explanations(change, walk, after)
             ]
             if tier == 0 and (bits_right or loosely):
@@ -194,13 +200,22 @@ def _finished(found: list[Explanation], *, explained: bool = True) -> Cause:
 
 
 def _explains(
-    change: Change, before: Walk, after: Walk, seen: Observation, known: _Known, *, loosely: bool
+    change: Change,
+    memory: Words,
+    before: Walk,
+    after: Walk,
+    seen: Observation,
+    known: _Known,
+    *,
+    loosely: bool,
 ) -> bool:
     if change.by_rules and after.rule not in (change.decides or change.rules):
         return False
     if not _answers(change, before, after, seen):
-        return not loosely and known(after, seen)
-    return loosely or _exactly(change, after, seen) or known(after, seen)
+        return not loosely and known(change.memory(memory, before), after, seen)
+    if loosely or _exactly(change, after, seen):
+        return True
+    return known(change.memory(memory, before), after, seen)
 
 
 def _exactly(change: Change, after: Walk, seen: Observation) -> bool:
@@ -210,12 +225,12 @@ def _exactly(change: Change, after: Walk, seen: Observation) -> bool:
     return change.moved(after, after.sets) == seen.changed
 
 
-_Known: TypeAlias = Callable[[Walk, Observation], bool]
+_Known: TypeAlias = Callable[[Words, Walk, Observation], bool]
 """Says whether registered divergences alone explain an observation."""
 
 
-def _but_for_known(engine: EngineIdentity | None, memory: Words) -> _Known:
-    def known(after: Walk, seen: Observation) -> bool:
+def _but_for_known(engine: EngineIdentity | None) -> _Known:
+    def known(memory: Words, after: Walk, seen: Observation) -> bool:
         if engine is None:
             return False
         result = compare(after, seen)
@@ -224,6 +239,18 @@ def _but_for_known(engine: EngineIdentity | None, memory: Words) -> _Known:
         )
 
     return known
+
+
+def _but_for_bits_known(
+    engine: EngineIdentity | None, memory: Words, walk: Walk, seen: Observation
+) -> Observation:
+    """Return an observation without the bits that a registered divergence has changed."""
+    for known in KNOWN if engine is not None else ():
+        if engine is not None and known.covers(engine):
+            amended = known.amend(cast(PhysicalMemory, memory), walk, seen)
+            if amended is not None and isinstance(compare(walk, amended), Difference):
+                seen = amended
+    return seen
 
 
 def _instead(engine: EngineIdentity | None, memory: Words, walk: Walk) -> Walk | None:
@@ -435,7 +462,7 @@ def _beyond(memory: Words, walk: Walk, seen: Observation, known: _Known) -> Iter
     """Explain bits by a walk that ends in the same way at another entry."""
     for change in changes(walk):
         after = change.walk(memory, walk) if change.tier == 0 else None
-        if after is not None and _explains(change, walk, after, seen, known, loosely=False):
+        if after is not None and _explains(change, memory, walk, after, seen, known, loosely=False):
             yield from _explanations(change, walk, after)
 
 

@@ -40,6 +40,8 @@ from harness.walk import RULE_TEXT, Walk
 
 __all__ = ["Judged", "file_stem", "judge_alone", "judge_json", "write_reproducers"]
 
+_RULE_OF_BOUND: Final = {"invlpg": "INVLPG", "cr3_load": "CR3_LOAD", "order": "STALE"}
+
 SECONDS: Final = 30.0
 """How long an engine may take over one case, where it was seen to hang or die."""
 
@@ -124,11 +126,19 @@ def _judge_scenario(case: dict[str, Any], engine: str | Opener) -> Judged:
     lines += [answer.sentence, f"rule {rule}: {text}" if text else f"rule {rule}"]
     if answer.known:
         lines.append(f"known as {', '.join(answer.known)}")
+    causes: list[dict[str, Any]] = [
+        {"key": f"steps:{name}", "rule": name, "level": None, "as_if": answer.sentence}
+        for name in _caching_rules(rule, answer.decisive.acted, answer.level)
+        if judgement == "diverge"
+    ]
+    kind = ":".join(["steps", rule, *map(str, answer.kind)]).replace(" ", "")
+    if judgement == "known":  # never the key of a divergence, which would be lost in it
+        kind = f"known:{'+'.join(sorted(answer.known))}"
     finding = Finding(
-        key=":".join(["steps", rule, *map(str, answer.kind)]).replace(" ", ""),
+        key="|".join(str(cause["key"]) for cause in causes) if causes else kind,
         judgement=judgement,
         rule=rule,
-        level=answer.level,
+        level=None if causes else answer.level,
         sentence=answer.sentence,
         case=scenario.to_json(),
         known=tuple(answer.known),
@@ -137,9 +147,23 @@ def _judge_scenario(case: dict[str, Any], engine: str | Opener) -> Judged:
             "rule_text": text,
             "as_if": answer.sentence,
             "steps": steps,
+            **({"explanations": causes} if causes else {}),
         },
     )
     return Judged(judgement, "\n".join(lines), finding)
+
+
+def _caching_rules(rule: str, acted: str, level: int | None) -> list[str]:
+    """Name the rules about caches that an engine may have broken, the likeliest first.
+
+    :param acted: the bounds of what may be stale that it acted without.
+    :param level: of the entry that decided.
+    """
+    found = [rule] if acted else []
+    found += [_RULE_OF_BOUND[bound] for bound in acted.split("+") if bound in _RULE_OF_BOUND]
+    if "INVLPG" in found and level is not None and level > 1:
+        found.append("BIG")
+    return list(dict.fromkeys(found))
 
 
 def _story(

@@ -84,6 +84,8 @@ _LIFTED: Final = tuple(
         {_Bound.PKE},
         {_Bound.CONTROL},
         {_Bound.FAULT, _Bound.PKE},
+        {_Bound.INVLPG, _Bound.FAULT},
+        {_Bound.CR3_LOAD, _Bound.FAULT},
         {_Bound.ORDER},
         {_Bound.INVLPG, _Bound.CR3_LOAD, _Bound.FAULT, _Bound.ORDER},
     )
@@ -438,9 +440,11 @@ class History:
                 f"{what} must be those at {format_address(nearest.pa or 0)}, and were others",
                 fields=("value",),
             )
-        return self._named(walks, cpu, differs)
+        return self._named(engine, walks, cpu, differs)
 
-    def _named(self, walks: list[Walk], cpu: CpuState, differs: StepVerdict) -> StepVerdict:
+    def _named(
+        self, engine: EngineIdentity, walks: list[Walk], cpu: CpuState, differs: StepVerdict
+    ) -> StepVerdict:
         """Find the bound without which the observation would be permitted."""
         step, seen = differs.step, differs.result.seen
         assert isinstance(step, AccessStep)
@@ -454,6 +458,7 @@ class History:
             except TooMany:
                 continue
             agreed = self._permits(wider, step, seen)
+            agreed = agreed or self._known(engine, wider, step, seen)
             if agreed is None:
                 continue
             return dataclasses.replace(
@@ -469,7 +474,21 @@ class History:
             )
         return differs
 
+    def _known(
+        self, engine: EngineIdentity, walks: list[Walk], step: AccessStep, seen: Observation
+    ) -> Walk | None:
+        """Return the first walk that an observation agrees with but for registered divergences."""
+        for found in walks:
+            difference = compare(found, self._without_store(found, step, seen))
+            if isinstance(difference, Difference) and explain(
+                engine, self.memory.as_memory(), difference
+            ):
+                return found
+        return None
+
     def _rule(self, lifted: frozenset[_Bound], agreed: Walk, walks: list[Walk], va: int) -> str:
+        if len(lifted) == 2:  # a fault that invalidates nothing only lays open the other one
+            lifted -= {_Bound.FAULT}
         if lifted == {_Bound.CR3_LOAD}:
             return "CR3_LOAD"
         if lifted == {_Bound.PKE}:

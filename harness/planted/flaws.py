@@ -774,10 +774,10 @@ def _whole() -> Iterator[Flaw]:
         "SELF_D", "SELF", "D of an entry that serves several levels is not set", answer=_self(_D)
     )
     yield flaw(
-        "STALE_FAULT",
         "STALE",
-        "a fault is remembered: the same access faults again and again after the entry was mended",
-        steps=sequences.faults_again,
+        "STALE",
+        "the later of two edits is seen before the earlier one: a mixture that was never there",
+        steps=sequences.edits_out_of_order,
     )
     yield flaw("INVLPG", "INVLPG", "INVLPG invalidates nothing", steps=sequences.without_invlpg)
     yield flaw(

@@ -1,7 +1,7 @@
-"""How sequences are broken: steps that a CPU does not take, and faults that it does not forget.
+"""How sequences are broken: steps without an effect, and edits that are seen in another order.
 
-Each function plays steps on a right engine, but not all of them: what it leaves out had no effect
-on the broken CPU.
+Each function plays steps on a right engine, but not all of them or not in their order, and gives a
+result for each step as if it had.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ from harness.engine.protocol import Engine
 from harness.engine.steps import (
     AccessStep,
     ControlStep,
-    ExecuteStep,
     InvlpgStep,
     Step,
     StepResult,
+    WriteStep,
 )
 from harness.outcome import Observation, Outcome
 
 __all__ = [
-    "faults_again",
+    "edits_out_of_order",
     "parts_of_big_pages",
     "without_cr3",
     "without_invlpg",
@@ -81,40 +81,21 @@ def parts_of_big_pages(engine: Engine, cpu: CpuState, steps: Sequence[Step]) -> 
     )
 
 
-def faults_again(engine: Engine, cpu: CpuState, steps: Sequence[Step]) -> list[StepResult]:
-    """Repeat a page fault as long as nothing but memory changes."""
-    again: dict[int, StepResult] = {}
-    while True:
-        results = _without(engine, cpu, steps, lambda step, place: place in again)
-        results = [again.get(place, result) for place, result in enumerate(results)]
-        place = _mended(steps, results, again)
-        if place is None:
-            return results
-        again[place] = results[_first_fault(steps, results, place)]
-
-
-def _mended(
-    steps: Sequence[Step], results: Sequence[StepResult], again: dict[int, StepResult]
-) -> int | None:
-    """Return the first access that does not fault although it did before."""
-    for place, result in enumerate(results):
-        if place in again or result.seen.outcome is Outcome.PAGE_FAULT or result.unsupported:
+def edits_out_of_order(engine: Engine, cpu: CpuState, steps: Sequence[Step]) -> list[StepResult]:
+    """See the later of two edits before the earlier one, where an access follows them directly."""
+    for place in range(len(steps) - 2):
+        first, second, access = steps[place : place + 3]
+        if not isinstance(first, WriteStep) or not isinstance(second, WriteStep):
             continue
-        if isinstance(steps[place], AccessStep) and _first_fault(steps, results, place) >= 0:
-            return place
-    return None
-
-
-def _first_fault(steps: Sequence[Step], results: Sequence[StepResult], place: int) -> int:
-    """Return the earlier access like this one that faulted, -1 when there is none."""
-    step = steps[place]
-    for earlier in range(place - 1, -1, -1):
-        other = steps[earlier]
-        if isinstance(other, InvlpgStep | ControlStep | ExecuteStep):
-            return -1
-        if other == step and results[earlier].seen.outcome is Outcome.PAGE_FAULT:
-            return earlier
-    return -1
+        if not isinstance(access, AccessStep) or first.words.keys() & second.words.keys():
+            continue
+        played = [*steps[:place], second, access, first, *steps[place + 3 :]]
+        results = engine.play(cpu, played)
+        if results[place + 1].seen.changed.keys() & first.words.keys():
+            break  # the late edit would undo what the access did
+        late = results[place + 2]
+        return [*results[:place], late, *results[place : place + 2], *results[place + 3 :]]
+    return engine.play(cpu, steps)
 
 
 def _without(

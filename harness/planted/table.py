@@ -54,18 +54,25 @@ def run_table(
     names: Iterable[str] | None = None,
     *,
     workers: int = 1,
+    cases: int = CASES,
+    enough: int = ENOUGH,
+    sample: int = SAMPLE,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> list[Row]:
     """Run campaigns against planted bugs, and return a row for each.
 
     :param names: which flaws; all of them when it is left out.
     :param workers: how many processes at once.
+    :param cases: see :func:`run_flaw`.
+    :param enough: see :func:`run_flaw`.
+    :param sample: see :func:`run_flaw`.
     :param progress: is told the name of a flaw that is done, how many are, and of how many.
     :raises KeyError: for a name that is none.
     """
     flaws = [FLAWS[name] for name in (FLAWS if names is None else names)]
     rows: dict[int, Row] = {}
-    calls = ((run_flaw, (flaw.name,), dict[str, int]()) for flaw in flaws)
+    options = {"cases": cases, "enough": enough, "sample": sample}
+    calls = ((run_flaw, (flaw.name,), options) for flaw in flaws)
     for event in isolated_all(calls, workers=workers):
         if isinstance(event, Progress):
             continue
@@ -86,11 +93,12 @@ def not_here() -> list[Row]:
     ]
 
 
-def run_flaw(name: str, *, cases: int = CASES, sample: int = SAMPLE) -> Row:
+def run_flaw(name: str, *, cases: int = CASES, enough: int = ENOUGH, sample: int = SAMPLE) -> Row:
     """Send one flaw through the campaigns.
 
     :param name: of the flaw.
-    :param cases: random ones.
+    :param cases: random ones, at most.
+    :param enough: how many cases a campaign asks that has found something.
     :param sample: how thin the slice of the matrix is.
     """
     flaw = FLAWS[name]
@@ -99,7 +107,7 @@ def run_flaw(name: str, *, cases: int = CASES, sample: int = SAMPLE) -> Row:
     findings: list[Finding] = []
     counts: dict[str, int | None] = {}
     for campaign, work in _works(flaw, engine, cases, sample):
-        tally = _run(work, sequences=flaw.steps is not None)
+        tally = _run(work, enough, sequences=flaw.steps is not None)
         found = [one for one in tally.findings.values() if _differs(one)]
         first = min((one.first for one in found), default=None)
         counts[campaign] = None if first is None else _asked(work, first)
@@ -120,14 +128,14 @@ def _works(
         yield "matrix classic", MatrixWork("classic", engine=engine, sample=sample)
 
 
-def _run(work: MatrixWork | FuzzWork, *, sequences: bool = False) -> Tally:
-    """Ask until something was found and :data:`ENOUGH` cases were asked, or all were."""
+def _run(work: MatrixWork | FuzzWork, enough: int, *, sequences: bool = False) -> Tally:
+    """Ask until something was found and enough cases were asked, or all were."""
     tally = Tally()
     for shard in _shards(work):
         if sequences:
             shard = dataclasses.replace(shard, spec={**shard.spec, "knobs": _SEQUENCES})
         tally += work.run(shard)
-        if tally.cases >= ENOUGH and any(map(_differs, tally.findings.values())):
+        if tally.cases >= enough and any(map(_differs, tally.findings.values())):
             break
     return tally
 
