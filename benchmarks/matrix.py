@@ -40,7 +40,7 @@ TURNS = 5
 STATES = 12
 ROWS = 0x2000
 FAULTING = 0.36
-SCALING_CASES = 6_000_000
+SCALING_CASES = 19_000_000
 
 _RAM = 0x100_0000
 _SLOT = 0x1E0
@@ -130,18 +130,20 @@ def _scaling() -> list[dict[str, Any]]:
         )
     ]
     with BlockBench() as bench:
-        few, many = (MatrixWork("classic", levels=(4,), count=n) for n in (10**4, 10**7))
-        for _, block in few._blocks(0, few.cases):
-            bench.ask(block)
+        # Runs of 10^4 cases from all over the 10^7, or they would be of another kind.
+        many = MatrixWork("classic", levels=(4,), count=10**7)
+        few = [
+            MatrixWork("classic", levels=(4,), first=first, count=10**4)
+            for first in range(0, 10**7, 10**5)
+        ]
         seconds, peaks = [], []
-        for work in (few, many):
-            times = []
-            for _ in range(20 if work is few else 1):
-                start = time.perf_counter()
+        for works in (few, [many]):
+            start = time.perf_counter()
+            for work in works:
                 for _, block in work._blocks(0, work.cases):
                     bench.ask(block)
-                times.append(time.perf_counter() - start)
-            seconds.append(sorted(times)[len(times) // 2] / work.cases)
+            cases = sum(work.cases for work in works)
+            seconds.append((time.perf_counter() - start) / cases)
             peaks.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
     results.append(
         {
