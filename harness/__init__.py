@@ -73,6 +73,7 @@ from harness.outcome import (
     Access,
     AccessKind,
     AccessLike,
+    EntryObservations,
     Observation,
     Observations,
     Outcome,
@@ -127,6 +128,7 @@ if TYPE_CHECKING:
         parse_cargo_toml,
         read_cargo_toml,
     )
+    from harness.campaign import CampaignProgress, CampaignResult
     from harness.check.case import (
         DEFAULT_RAM,
         Case,
@@ -143,9 +145,27 @@ if TYPE_CHECKING:
         case_of,
         compare,
         excess,
+        permitted,
     )
+    from harness.check.database import Database
+    from harness.check.finding import Finding
+    from harness.check.matrix import MatrixWork
+    from harness.check.reproducer import Judged, judge_alone, judge_json, write_reproducers
+    from harness.check.scenario import Scenario, ScenarioAnswer, read_questions
+    from harness.check.tally import Tally
+    from harness.check.work import Shard, Work
     from harness.engine import ENGINES, Engine, open_engine
     from harness.engine.run import REGISTERS, Budget, Ending, Event, Exit, Start, vector_name
+    from harness.engine.steps import (
+        AccessStep,
+        ControlStep,
+        DeliverStep,
+        ExecuteStep,
+        InvlpgStep,
+        StepResult,
+        WriteStep,
+    )
+    from harness.fuzz.work import FuzzWork
     from harness.kernels import Kernel, KernelResult, read_kernel
     from harness.machine import KERNEL_BASE, TABLES_BASE, TABLES_END, Machine
     from harness.mapping import (
@@ -228,17 +248,47 @@ _LAZY = {
         TableBuilder TlsTemplate VirtualLayout assembly_kernel elf_kernel flat_kernel
         level_4_listing parse_boot_info parse_cargo_toml read_cargo_toml
     """,
+    "harness.campaign": """
+        CampaignProgress CampaignResult
+    """,
     "harness.check.case": """
         Case DEFAULT_RAM observation_to_json prediction_to_json read_cases write_cases
     """,
     "harness.check.compare": """
-        Agreement Difference Field Judgement case_of compare excess
+        Agreement Difference Field Judgement case_of compare excess permitted
+    """,
+    "harness.check.database": """
+        Database
+    """,
+    "harness.check.finding": """
+        Finding
+    """,
+    "harness.check.matrix": """
+        MatrixWork
+    """,
+    "harness.check.reproducer": """
+        Judged judge_alone judge_json write_reproducers
+    """,
+    "harness.check.scenario": """
+        Scenario ScenarioAnswer read_questions
+    """,
+    "harness.check.tally": """
+        Tally
+    """,
+    "harness.check.work": """
+        Shard Work
     """,
     "harness.engine": """
         ENGINES Engine open_engine
     """,
     "harness.engine.run": """
         Budget Ending Event Exit REGISTERS Start vector_name
+    """,
+    "harness.engine.steps": """
+        AccessStep ControlStep DeliverStep ExecuteStep InvlpgStep StepResult WriteStep
+    """,
+    "harness.fuzz.work": """
+        FuzzWork
     """,
     "harness.kernels": """
         Kernel KernelResult read_kernel
@@ -277,6 +327,7 @@ __all__ = [
     "AccessFault",
     "AccessKind",
     "AccessLike",
+    "AccessStep",
     "AddressError",
     "AddressNotAligned",
     "AddressSpace",
@@ -298,12 +349,17 @@ __all__ = [
     "CR0",
     "CR3",
     "CR4",
+    "CampaignProgress",
+    "CampaignResult",
     "Case",
     "CaseError",
+    "ControlStep",
     "CpuFeatures",
     "CpuState",
     "CpuStateError",
     "DEFAULT_RAM",
+    "Database",
+    "DeliverStep",
     "Difference",
     "EFER",
     "ENGINES",
@@ -314,11 +370,14 @@ __all__ = [
     "EngineBroken",
     "EngineError",
     "EngineMissing",
+    "EntryObservations",
     "ErrorCode",
     "Event",
+    "ExecuteStep",
     "Exit",
     "FLAG_BITS",
     "Field",
+    "Finding",
     "Firmware",
     "FixedOffsetPageTable",
     "FlagUpdateError",
@@ -328,6 +387,7 @@ __all__ = [
     "FrameDeallocator",
     "FrameNotAllocated",
     "FrameRange",
+    "FuzzWork",
     "GeneralProtection",
     "HarnessError",
     "IdentityPageTable",
@@ -336,6 +396,8 @@ __all__ = [
     "InvalidPageTable",
     "InvalidRequest",
     "Invalidator",
+    "InvlpgStep",
+    "Judged",
     "Judgement",
     "KERNEL_BASE",
     "KINDS",
@@ -355,6 +417,7 @@ __all__ = [
     "MapperFlush",
     "MapperFlushAll",
     "MappingError",
+    "MatrixWork",
     "MemoryMapRegion",
     "MemoryRegion",
     "MemoryRegionType",
@@ -395,7 +458,10 @@ __all__ = [
     "Rights",
     "SIZES",
     "SOURCES",
+    "Scenario",
+    "ScenarioAnswer",
     "Segment",
+    "Shard",
     "Shown",
     "Snapshot",
     "SnapshotError",
@@ -403,11 +469,13 @@ __all__ = [
     "Start",
     "Statement",
     "Step",
+    "StepResult",
     "TABLES_BASE",
     "TABLES_END",
     "TableAt",
     "TableBuilder",
     "TableNotVisible",
+    "Tally",
     "TemporaryMapping",
     "TemporaryPageTable",
     "TlsTemplate",
@@ -426,6 +494,8 @@ __all__ = [
     "VirtAddrNotValid",
     "VirtualLayout",
     "Walk",
+    "Work",
+    "WriteStep",
     "active_level_4_table",
     "align_down",
     "align_up",
@@ -446,6 +516,8 @@ __all__ = [
     "format_address",
     "frames_ruled_out",
     "is_canonical",
+    "judge_alone",
+    "judge_json",
     "leaves",
     "level_4_listing",
     "load_core",
@@ -463,11 +535,13 @@ __all__ = [
     "parse_boot_info",
     "parse_cargo_toml",
     "parse_size",
+    "permitted",
     "prediction_to_json",
     "ranges",
     "read_cargo_toml",
     "read_cases",
     "read_kernel",
+    "read_questions",
     "recursive_region",
     "shown_by",
     "sign_extend",
@@ -477,6 +551,7 @@ __all__ = [
     "vector_name",
     "walk",
     "write_cases",
+    "write_reproducers",
 ]
 
 
