@@ -18,7 +18,7 @@ from harness.memory import PhysicalMemory
 from harness.outcome import Access, Outcome
 from harness.planted.engine import PlantedEngine
 from harness.planted.engines import name_of, open_planted
-from harness.planted.flaws import Flaw
+from harness.planted.flaws import FLAWS, Flaw
 from harness.planted.query import Entry
 
 _TABLES = {0x1000: 0x2007, 0x2000: 0x3007, 0x3000: 0x4007, 0x4020: 0x5007}
@@ -50,9 +50,7 @@ def test_without_a_flaw_it_agrees_everywhere() -> None:
 
 def test_a_flaw_that_changes_nothing_agrees_everywhere(monkeypatch: pytest.MonkeyPatch) -> None:
     # All of the wrapper's work, and none of its effect.
-    monkeypatch.setitem(
-        __import__("harness.planted.flaws").planted.flaws.FLAWS, "NOTHING", _NOTHING
-    )
+    monkeypatch.setitem(FLAWS, "NOTHING", _NOTHING)
     fuzz = FuzzWork(seed=6, cases=600, engine=name_of("NOTHING"))
     tally = fuzz.run(fuzz.plan(0, Tally())[0])
     assert tally.judgements["diverge"] == 0
