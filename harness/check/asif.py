@@ -193,6 +193,10 @@ def _bit(walk: Walk, level: int, mask: int, value: int) -> str:
     return f"bit {_NAMES[mask]} of {_entry(walk, level)} were {value}"
 
 
+def _spans(walk: Walk) -> bool:
+    return (walk.va & 0xFFF) + walk.access.size > 0x1000
+
+
 def _deciding(walk: Walk) -> Walk:
     return walk.second if walk.second is not None and not walk.completed else walk
 
@@ -323,7 +327,7 @@ def _denied(walk: Walk) -> Iterator[Change]:
             entries = ", ".join(entry_name(level) for level in levels)
             words = f"bit {right} of the {entries} were {value}"
             yield Change((rule,), "ignored", words, None, also, edits=dict.fromkeys(levels, give))
-        if walk.second is not None or walk.va >> 12 != walk.va + walk.access.size - 1 >> 12:
+        if _spans(walk):
             words = f"bit {right} of every entry were {value}"
             yield Change((rule,), "ignored", words, edits=dict.fromkeys(every, give))
     if rule == "USER_US":
@@ -383,6 +387,19 @@ def _keys(walk: Walk) -> Iterator[Change]:
             edit = _with_key(other)
             also = (("KEY", "wrong", None),)
             yield Change(("KEY",), "wrong", words, leaf.level, also, edits={leaf.level: edit})
+    if _spans(walk):  # to a page whose key may be another one
+        for bit in range(59, 63):
+            words = f"bit {bit} of every key were 0"
+            yield Change(("KEY",), "wrong", words, edits=_without_key_bit(1 << bit))
+
+
+def _without_key_bit(mask: int) -> dict[int, Edit]:
+    """Clear a bit of the key of every page, of whatever size."""
+
+    def big(raw: int) -> int:
+        return raw & ~mask if raw & _PS else raw
+
+    return {3: big, 2: big, 1: _clear(mask)}
 
 
 def _key_of(level: int) -> dict[int, Edit]:
