@@ -18,6 +18,7 @@ from harness.check.sets import check_set
 from harness.resources import page_table_sets
 from harness.snapshot import load_set
 from harness.walk import BulkWalk, bulk, scalar, walk
+from harness.walk.bulk import Plan
 
 SETS = page_table_sets()
 SMALL = next(path for path in SETS if path.name == "linux-max-pti")
@@ -152,9 +153,11 @@ def test_a_wrong_walker_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(scalar, "denial", without_smap)
     monkeypatch.setattr(sys.modules["harness.walk.bulk"], "denial", without_smap)
+    Plan.of.cache_clear()
 
     report = check_set(SMALL)
 
+    Plan.of.cache_clear()
     assert report.diverge > 100
     add_up(report)
     case = report.findings[0].case
