@@ -6,31 +6,23 @@ answered without that one flaw. Only if the amended observation agrees with the 
 difference *known*; anything else that is wrong with it still fails the run. Flaws that occur
 together are taken off one after another.
 
-Each has an example. :func:`stale_registrations` asks the engine each of them again, at the end of
-a campaign and in a test: a divergence that no longer occurs is named, and its registration must
-go, or its range of versions must end::
-
-    >>> [known.rule for known in KNOWN]
-    ['A_ON_FAULT', 'CANONICAL', 'D', 'SMAP', 'SPLIT']
-
-Nothing here fails; an engine or version that is not registered has no known divergences.
+Each has an example, by which :mod:`.registry` sees whether it still occurs. Nothing here fails; an
+engine or version that is not registered has no known divergences.
 """
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Final, Protocol
+from typing import Final
 
 from packaging.specifiers import SpecifierSet
-from packaging.version import InvalidVersion, Version
 
 from harness.check.case import Case
 from harness.check.compare import Agreement, Difference, Judgement, case_of, compare, excess
-from harness.engine import Engine, open_engine
+from harness.check.registration import EngineIdentity, Registration
 from harness.entry import PageTableFlags
 from harness.memory import PhysicalMemory
 from harness.outcome import Access, AccessKind, Observation, Outcome
@@ -42,9 +34,7 @@ __all__ = [
     "Known",
     "Verdict",
     "explain",
-    "is_version",
     "judge",
-    "stale_registrations",
 ]
 
 _ACCESSED = int(PageTableFlags.ACCESSED)
@@ -54,69 +44,23 @@ _HUGE = int(PageTableFlags.HUGE_PAGE)
 _Amend = Callable[[PhysicalMemory, Walk, Observation], Observation | None]
 
 
-class EngineIdentity(Protocol):
-    """What a registration looks at: an engine's name and version."""
+@dataclass(frozen=True, kw_only=True)
+class Known(Registration):
+    """One registered divergence of a single access.
 
-    @property
-    def name(self) -> str:
-        """The engine's word."""
-
-    @property
-    def version(self) -> str:
-        """Its version."""
-
-
-@dataclass(frozen=True)
-class Known:
-    """One registered divergence.
-
-    :ivar name: a word for reports.
-    :ivar engine: the engine's name.
-    :ivar versions: the versions that do it, as a range: ``==2.1.4``, ``>=2.1,<2.2``.
-    :ivar rule: the rule of rules.md that it breaks.
-    :ivar reason: what the engine does, and why, in a sentence.
-    :ivar source: where the reason can be read: a source file and function, a manual's section, a
-        measured fact.
     :ivar amend: memory, prediction, observation → the observation without this flaw, or None when
         the flaw has no part in it.
-    :ivar example: a case that shows it, as JSON.
     :ivar instead: memory, prediction → the walk that the engine makes instead, where it makes
         another one: what else is wrong with an observation is told by that one.
     """
 
-    name: str
-    engine: str
-    versions: SpecifierSet
-    rule: str
-    reason: str
-    source: str
     amend: _Amend
-    example: dict[str, Any]
     instead: Callable[[PhysicalMemory, Walk], Walk | None] | None = None
 
     @cached_property
     def case(self) -> Case:
         """Give the example, ready to run."""
         return Case.from_json(self.example)
-
-    def covers(self, engine: EngineIdentity) -> bool:
-        """Say whether it is registered for this engine in this version."""
-        return is_version(engine, self.engine, self.versions)
-
-
-def is_version(engine: EngineIdentity, name: str, versions: SpecifierSet) -> bool:
-    """Say whether an engine is this one, in one of these versions.
-
-    A version that is none (a development build's name) is in no range.
-
-    :param engine: the engine.
-    :param name: whose registrations are looked for.
-    :param versions: the range.
-    """
-    try:
-        return engine.name == name and versions.contains(Version(engine.version), prereleases=True)
-    except InvalidVersion:
-        return False
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,38 +125,6 @@ def _explain(
         if more:
             return (known, *more)
     return ()
-
-
-def stale_registrations(
-    engine: str | Callable[[PhysicalMemory], Engine] = "unicorn",
-    among: Iterable[Known] | None = None,
-) -> list[Known]:
-    """Return the registrations for this engine and version whose divergence no longer occurs.
-
-    Each one's example is asked again; where the engine cannot run it, the registration is not
-    stale.
-
-    :param engine: a name, or what opens an engine over a memory.
-    :param among: the registrations to look at; all of them when it is left out.
-    :raises EngineError: when the engine is missing or breaks.
-    """
-    stale = []
-    for known in KNOWN if among is None else among:
-        case = known.case
-        memory = case.build()
-        with contextlib.closing(
-            open_engine(memory, engine) if isinstance(engine, str) else engine(memory)
-        ) as cpu:
-            if not known.covers(cpu):
-                continue
-            prediction = walk(memory, case.cpu, case.va, case.access)
-            seen = cpu.probe(case.cpu, case.va, case.access)
-            if seen.outcome is Outcome.UNSUPPORTED:
-                continue
-            amended = known.amend(memory, prediction, seen)
-            if amended is None or isinstance(compare(prediction, seen), Agreement):
-                stale.append(known)
-    return stale
 
 
 def _deciding(walk: Walk) -> Walk:
@@ -301,16 +213,20 @@ _UNICORN: Final = SpecifierSet("==2.1.4")
 
 KNOWN: Final[tuple[Known, ...]] = (
     Known(
-        "a-in-faulting-1g-page",
-        "unicorn",
-        _UNICORN,
-        "A_ON_FAULT",
-        "QEMU 5.0.1 sets A in a PDPTE that maps a 1 GiB page before it checks bits 29:13 and the "
-        "rights, while it sets A in smaller leaves only after both.",
-        "QEMU 5.0.1 target/i386/excp_helper.c, handle_mmu_fault: the PDPTE's PG_ACCESSED_MASK is "
-        "written before `if (pdpe & PG_PSE_MASK)` leaves for do_check_protect; SDM 3A 4.8.",
-        _accessed_in_faulting_1g,
-        {
+        name="a-in-faulting-1g-page",
+        engine="unicorn",
+        versions=_UNICORN,
+        rule="A_ON_FAULT",
+        reason=(
+            "QEMU 5.0.1 sets A in a PDPTE that maps a 1 GiB page before it checks bits 29:13 and "
+            "the rights, while it sets A in smaller leaves only after both."
+        ),
+        source=(
+            "QEMU 5.0.1 target/i386/excp_helper.c, handle_mmu_fault: the PDPTE's PG_ACCESSED_MASK "
+            "is written before `if (pdpe & PG_PSE_MASK)` leaves for do_check_protect; SDM 3A 4.8."
+        ),
+        amend=_accessed_in_faulting_1g,
+        example={
             "cpu": {"cr3": "0x1000", "cpl": 3},
             "ram": "0x10000",
             "memory": {"0x1000": "0x2007", "0x2000": "0x83"},
@@ -318,16 +234,21 @@ KNOWN: Final[tuple[Known, ...]] = (
         },
     ),
     Known(
-        "gp-for-ss",
-        "unicorn",
-        _UNICORN,
-        "CANONICAL",
-        "QEMU's TCG does not know through which segment an access goes, and raises #GP for every "
-        "non-canonical address.",
-        "facts.md, Unicorn 10 (vector 13 on data accesses); QEMU 5.0.1 target/i386/excp_helper.c, "
-        "handle_mmu_fault: a non-canonical address sets EXCP0D_GPF; SDM 1, 3.3.7.1.",
-        _gp_for_ss,
-        {
+        name="gp-for-ss",
+        engine="unicorn",
+        versions=_UNICORN,
+        rule="CANONICAL",
+        reason=(
+            "QEMU's TCG does not know through which segment an access goes, and raises #GP for "
+            "every non-canonical address."
+        ),
+        source=(
+            "facts.md, Unicorn 10 (vector 13 on data accesses); QEMU 5.0.1 "
+            "target/i386/excp_helper.c, handle_mmu_fault: a non-canonical address sets "
+            "EXCP0D_GPF; SDM 1, 3.3.7.1."
+        ),
+        amend=_gp_for_ss,
+        example={
             "cpu": {"cr3": "0x1000"},
             "ram": "0x10000",
             "memory": {},
@@ -335,16 +256,20 @@ KNOWN: Final[tuple[Known, ...]] = (
         },
     ),
     Known(
-        "d-of-first-page",
-        "unicorn",
-        _UNICORN,
-        "D",
-        "QEMU's TCG translates the lower page of a write that spans two pages, and sets D there, "
-        "before it looks at the upper one; D stays set when that one faults.",
-        "QEMU 5.0.1 accel/tcg/cputlb.c, store_helper: the lower page has been filled by tlb_fill "
-        "before the upper one (page2) is; SDM 3A 4.8.",
-        _dirty_of_first_page,
-        {
+        name="d-of-first-page",
+        engine="unicorn",
+        versions=_UNICORN,
+        rule="D",
+        reason=(
+            "QEMU's TCG translates the lower page of a write that spans two pages, and sets D "
+            "there, before it looks at the upper one; D stays set when that one faults."
+        ),
+        source=(
+            "QEMU 5.0.1 accel/tcg/cputlb.c, store_helper: the lower page has been filled by "
+            "tlb_fill before the upper one (page2) is; SDM 3A 4.8."
+        ),
+        amend=_dirty_of_first_page,
+        example={
             "cpu": {"cr3": "0x1000"},
             "ram": "0x10000",
             "memory": {
@@ -357,16 +282,20 @@ KNOWN: Final[tuple[Known, ...]] = (
         },
     ),
     Known(
-        "ac-for-implicit",
-        "unicorn",
-        _UNICORN,
-        "SMAP",
-        "QEMU's cpu_mmu_index_kernel lets EFLAGS.AC = 1 switch SMAP off below CPL 3 for implicit "
-        "accesses as well as for explicit ones.",
-        "QEMU 5.0.1 target/i386/cpu.h, cpu_mmu_index_kernel: AC_MASK gives MMU_KNOSMAP_IDX with no "
-        "regard to who asks; SDM 3A 4.6.1.",
-        _implicit_with_ac,
-        {
+        name="ac-for-implicit",
+        engine="unicorn",
+        versions=_UNICORN,
+        rule="SMAP",
+        reason=(
+            "QEMU's cpu_mmu_index_kernel lets EFLAGS.AC = 1 switch SMAP off below CPL 3 for "
+            "implicit accesses as well as for explicit ones."
+        ),
+        source=(
+            "QEMU 5.0.1 target/i386/cpu.h, cpu_mmu_index_kernel: AC_MASK gives MMU_KNOSMAP_IDX "
+            "with no regard to who asks; SDM 3A 4.6.1."
+        ),
+        amend=_implicit_with_ac,
+        example={
             "cpu": {"cr3": "0x1000", "cr4": "0x200020", "rflags": "0x40002"},
             "ram": "0x10000",
             "memory": {
@@ -377,20 +306,26 @@ KNOWN: Final[tuple[Known, ...]] = (
             },
             "access": {"va": "0x0", "size": 8, "implicit": True},
         },
-        _explicit_with_ac,
+        instead=_explicit_with_ac,
     ),
     Known(
-        "lower-part-stored",
-        "unicorn",
-        _UNICORN,
-        "SPLIT",
-        "QEMU's TCG makes a write of more than 8 bytes in parts (movups 8 and 8, fstp 8 and 2, "
-        "fnstenv 4 each), and stores each before it translates the next. The SDM allows that of "
-        "x87 and SSE instructions (volume 3A, 'Guaranteed Atomic Operations'); SPLIT does not.",
-        "QEMU 5.0.1 target/i386/translate.c, gen_sto_env_A0, and fpu_helper.c, helper_fstt_ST0 and "
-        "helper_fstenv: one store after another; SDM 3A 8.1.1 (9.1.1 in newer editions).",
-        _lower_part_stored,
-        {
+        name="lower-part-stored",
+        engine="unicorn",
+        versions=_UNICORN,
+        rule="SPLIT",
+        reason=(
+            "QEMU's TCG makes a write of more than 8 bytes in parts (movups 8 and 8, fstp 8 and "
+            "2, fnstenv 4 each), and stores each before it translates the next. The SDM allows "
+            "that of x87 and SSE instructions (volume 3A, 'Guaranteed Atomic Operations'); SPLIT "
+            "does not."
+        ),
+        source=(
+            "QEMU 5.0.1 target/i386/translate.c, gen_sto_env_A0, and fpu_helper.c, "
+            "helper_fstt_ST0 and helper_fstenv: one store after another; SDM 3A 8.1.1 (9.1.1 in "
+            "newer editions)."
+        ),
+        amend=_lower_part_stored,
+        example={
             "cpu": {"cr3": "0x1000"},
             "ram": "0x10000",
             "memory": {

@@ -57,28 +57,22 @@ def ask_registry(engine: str) -> Registry:
     :param engine: its name.
     :raises EngineError: when it is missing or broken.
     """
-    from harness.check.known import KNOWN, stale_registrations
-    from harness.check.known_steps import KNOWN_STEPS, stale_step_registrations
+    from harness.check.registry import REGISTRY, stale_registrations
     from harness.engine.loading import opener
     from harness.memory import PhysicalMemory
 
     opened = opener(engine)
     cpu = opened(PhysicalMemory(1 << 20))
     try:
-        covering = [known for known in KNOWN if known.covers(cpu)]
-        steps = [known for known in KNOWN_STEPS if known.covers(cpu)]
+        covering = [known for known in REGISTRY if known.covers(cpu)]
         name, version = cpu.name, cpu.version
     finally:
         cpu.close()
     return Registry(
         name,
         version,
-        (
-            *((known.name, known.rule, known.reason) for known in covering),
-            *((known.name, known.rule, known.reason) for known in steps),
-        ),
-        frozenset(known.name for known in stale_registrations(opened, covering))
-        | {known.name for known in stale_step_registrations(opened)},
+        tuple((known.name, known.rule, known.reason) for known in covering),
+        frozenset(known.name for known in stale_registrations(opened, covering)),
     )
 
 

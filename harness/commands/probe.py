@@ -250,11 +250,9 @@ def _step_row(
 def _facts(answer: Answer | Played) -> Iterator[tuple[str, str, list[str]]]:
     """Give what is to be said below the table: who, about what, and what."""
     if isinstance(answer, Played):
-        from harness.check.known import KNOWN
-        from harness.check.known_steps import KNOWN_STEPS
+        from harness.check.registry import REGISTRY
 
-        reasons = {known.name: known.reason for known in KNOWN}
-        reasons |= {known.name: known.reason for known in KNOWN_STEPS}
+        reasons = {known.name: known.reason for known in REGISTRY}
         for name, played in answer.observed.items():
             facts = [played.sentence] if played.sentence else []
             facts += [f"known as {word}: {reasons[word]}" for word in played.known]

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator
-from typing import Any
 
 import pytest
 from packaging.specifiers import SpecifierSet
 
 from harness.check.campaign import Bench
 from harness.check.compare import Judgement
-from harness.check.known import KNOWN, Known, explain, judge, stale_registrations
-from harness.engine import Engine, open_engine
-from harness.engine.unicorn import UnicornEngine
+from harness.check.known import KNOWN, Known, explain, judge
+from harness.engine import open_engine
 from harness.memory import PhysicalMemory
 from harness.outcome import Observation, Outcome
 from harness.walk import RULES, walk
@@ -121,41 +119,3 @@ def test_a_registration_covers_a_range_of_versions(
             self.version = version
 
     assert registered(versions).covers(Identity()) is covered
-
-
-def test_nothing_that_is_registered_is_stale() -> None:
-    assert stale_registrations() == []
-
-
-class Mended(UnicornEngine):
-    """Unicorn, without the flaws that are registered for it."""
-
-    def probe(self, cpu: Any, va: Any, access: Any = "read") -> Observation:
-        right = walk(self.memory, cpu, va, access)
-        return Observation(
-            right.outcome, right.error_code, right.cr2, right.pa, None, dict(right.sets)
-        )
-
-
-def mended(memory: PhysicalMemory) -> Engine:
-    return Mended(memory)
-
-
-def test_what_no_longer_occurs_is_stale() -> None:
-    assert stale_registrations(mended) == list(KNOWN)
-    assert stale_registrations(mended, among=[KNOWN[1]]) == [KNOWN[1]]
-    assert stale_registrations(mended, among=[registered("<2")]) == []
-
-
-class Worse(UnicornEngine):
-    """Wrong in another way."""
-
-    def probe(self, cpu: Any, va: Any, access: Any = "read") -> Observation:
-        return Observation(Outcome.DOUBLE_FAULT, 0)
-
-
-def test_what_is_wrong_in_another_way_no_longer_occurs() -> None:
-    def worse(memory: PhysicalMemory) -> Engine:
-        return Worse(memory)
-
-    assert KNOWN[0] in stale_registrations(worse)
