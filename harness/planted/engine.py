@@ -159,8 +159,7 @@ class _Query:
         flaw = self.flaw
         cpu = flaw.state(self.cpu, self.access) if flaw.state else self.cpu
         va = flaw.address(self.cpu, self.va) if flaw.address else self.va
-        access = flaw.kind(self.cpu, self.access) if flaw.kind else self.access
-        answer = self.ask(cpu=cpu, va=va, access=access, edit=flaw.entry)
+        answer = self.ask(cpu=cpu, va=va, edit=flaw.entry)
         if flaw.answer is not None and self.pages:
             flaw.answer(self, answer)
         return answer
