@@ -216,18 +216,22 @@ def _print_planted(out: Console, report: CampaignReport) -> None:
     out.print(_text(report.planted_words, "bold"))
     table = _table("", "flaw", "rule", "found after", "words", "named", "by")
     for row in report.planted:
+        if not row.campaign:
+            continue
         style = "" if row.good else "bold red"
-        missed = "not found" if row.campaign else ""
         table.add_row(
             _text(row.mark, "green" if row.right else style),
             _text(row.flaw, style),
             _text(row.rule if row.level is None else f"{row.rule}, level {row.level}"),
-            _text(missed if row.cases is None else f"{row.cases:,}", style),
+            _text("not found" if row.cases is None else f"{row.cases:,}", style),
             _text("" if row.words is None else f"{row.words} of {row.bound}"),
             _text(row.named, style),
-            _text(row.campaign or row.note, "" if row.campaign else "dim"),
+            _text(row.campaign),
         )
     out.print(table)
+    for row in report.planted:
+        if not row.campaign:
+            _wrapped(out, "  –   ", f"{row.rule}: {row.note}", "dim")
     out.print()
 
 
