@@ -1,0 +1,95 @@
+"""Causes that are one change: under it, the walker predicts what was observed.
+
+What can be changed is in :mod:`harness.check.asif`. A change explains an observation exactly; or
+with registered divergences beside it; or loosely, apart from A and D. Nothing here fails::
+
+    if explains(change, memory, walk, after, observation, registered):
+        causes += told(change, walk, after)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from harness.check.asif import Change, changes
+from harness.check.cause.explanation import Explanation
+from harness.check.cause.registered import Registered
+from harness.check.words import Words
+from harness.outcome import Observation, Outcome
+from harness.walk import Walk
+from harness.walk.scalar import error_code
+
+__all__ = ["explains", "of_another_entry", "told"]
+
+
+def explains(
+    change: Change,
+    memory: Words,
+    before: Walk,
+    after: Walk,
+    seen: Observation,
+    registered: Registered,
+    *,
+    loosely: bool = False,
+) -> bool:
+    """Say whether one change explains an observation.
+
+    :param change: what is changed.
+    :param memory: of both walks.
+    :param before: the walk without the change.
+    :param after: the walk with it.
+    :param seen: the observation.
+    :param registered: what may stand beside the change.
+    :param loosely: whether other accessed and dirty bits than were seen will do.
+    """
+    if change.by_rules and after.rule not in (change.decides or change.rules):
+        return False
+    if not _answers(change, before, after, seen):
+        return not loosely and registered.explains(change.memory(memory, before), after, seen)
+    if loosely or _exactly(change, after, seen):
+        return True
+    return registered.explains(change.memory(memory, before), after, seen)
+
+
+def _exactly(change: Change, after: Walk, seen: Observation) -> bool:
+    if not after.completed:
+        may = change.moved(after, after.may_set)
+        return all(not bits & ~may.get(at, 0) for at, bits in seen.changed.items())
+    return change.moved(after, after.sets) == seen.changed
+
+
+def _answers(change: Change, before: Walk, after: Walk, seen: Observation) -> bool:
+    """Say whether a walk under a change answers what was seen, apart from A and D."""
+    if after.outcome is not seen.outcome:
+        return False
+    if seen.outcome is Outcome.PAGE_FAULT:
+        # A right may be lost or found, and the access still be reported for what it is.
+        codes = (after.error_code, error_code(before.cpu, before.access, after.rule))
+        addresses = (after.cr2, before.va if change.rules[0] == "CANONICAL" else after.cr2)
+        return seen.error_code in codes and seen.cr2 in addresses
+    if after.error_code != seen.error_code:
+        return False
+    return seen.pa is None or seen.pa == after.pa
+
+
+def told(change: Change, before: Walk, after: Walk) -> Iterator[Explanation]:
+    """Put a change that explains into words."""
+    rule = change.rule(before, after)
+    sentence = f"the CPU acted as if {change.words}"
+    yield Explanation.of(rule, change.how, change.level, sentence)
+    for other, how, level in change.also:
+        yield Explanation.of(other, how, level, sentence)
+    stopped = before.rule.startswith("RSVD_") and change.how == "ignored"
+    if stopped and after.outcome is Outcome.PAGE_FAULT:
+        words = f"the CPU looked at the reserved bits of level {before.level} after what is below"
+        yield Explanation.of("ORDER", "reserved-late", None, words)
+
+
+def of_another_entry(
+    memory: Words, walk: Walk, seen: Observation, registered: Registered
+) -> Iterator[Explanation]:
+    """Explain bits by a walk that ends in the same way at another entry."""
+    for change in changes(walk):
+        after = change.walk(memory, walk) if change.tier == 0 else None
+        if after is not None and explains(change, memory, walk, after, seen, registered):
+            yield from told(change, walk, after)

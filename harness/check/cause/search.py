@@ -1,0 +1,99 @@
+"""The search for the cause of one observation.
+
+:func:`cause_of` tries what is told by the observation alone (stored bytes, A and D, an error code
+that no other fault has), then every single change, the likelier ones (tier 0) first; at last it
+asks no longer that A and D fit::
+
+    cause = cause_of(memory, walk, observation)
+    print(cause.rule, cause.level, cause.as_if)
+
+A ``ValueError`` says that the observation agrees with the walk: then there is no cause.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+from harness.check.asif import Change, changes
+from harness.check.cause.address import of_address
+from harness.check.cause.bits import of_bits, of_second_page
+from harness.check.cause.change import explains, of_another_entry, told
+from harness.check.cause.codes import is_about_code_alone, of_code, of_segment
+from harness.check.cause.explanation import Cause, Explanation
+from harness.check.cause.guesses import guesses
+from harness.check.cause.order import of_order
+from harness.check.cause.registered import Registered
+from harness.check.compare import Agreement, Difference, Field, compare
+from harness.check.known import EngineIdentity
+from harness.check.words import Words
+from harness.outcome import Observation
+from harness.walk import Walk
+
+__all__ = ["cause_of"]
+
+
+def cause_of(
+    memory: Words, walk: Walk, observation: Observation, engine: EngineIdentity | None = None
+) -> Cause:
+    """Find the smallest single changes under which the walker predicts what was observed.
+
+    :param memory: the memory of both, as it was before the access.
+    :param walk: the prediction.
+    :param observation: what the engine saw; it must differ.
+    :param engine: whose registered divergences may stand beside the cause.
+    :raises ValueError: when it does not differ.
+    """
+    result = compare(walk, observation)
+    if isinstance(result, Agreement):
+        raise ValueError("only a difference has a cause, and this observation agrees")
+    registered = Registered(engine)
+    other = registered.instead(memory, walk)
+    left = None if other is None else compare(other, observation)
+    if other is not None and isinstance(left, Difference) and left.fields == (Field.CHANGED,):
+        return cause_of(memory, other, observation, engine)
+    if result.fields[0] in (Field.CHANGED, Field.STORED) and Field.STORED in result.fields:
+        kept = dataclasses.replace(observation, stored=0)
+        if isinstance(compare(walk, kept), Agreement) or registered.explains(memory, walk, kept):
+            words = "the CPU wrote to the page that it could, although the access faults"
+            return Cause.of([Explanation.of("SPLIT", "stored", None, words)])
+    if result.fields == (Field.CHANGED,):
+        plain = registered.without_bits(memory, walk, observation)
+        found = [*of_second_page(walk, observation), *of_bits(walk, plain)]
+        return Cause.of([*found, *of_another_entry(memory, walk, observation, registered)])
+    code = list(of_code(walk, observation))
+    if code and is_about_code_alone(walk, observation):
+        return Cause.of(code)
+    listed = list(changes(walk))
+    tried: dict[int, list[tuple[Change, Walk]]] = {}
+    bits_right = Field.CHANGED not in result.fields or registered.explains(
+        memory, walk, _as_coded(walk, observation)
+    )
+    for loosely in (False, True):
+        if loosely and other is not None and isinstance(left, Difference):
+            return cause_of(memory, other, observation, engine)
+        for tier in (0, 1):
+            if tier not in tried:
+                tried[tier] = [
+                    (change, after)
+                    for change in listed
+                    if change.tier == tier and (after := change.walk(memory, walk)) is not None
+                ]
+            found = [
+                one
+                for change, after in tried[tier]
+                if explains(change, memory, walk, after, observation, registered, loosely=loosely)
+                for one in told(change, walk, after)
+            ]
+            if tier == 0 and (bits_right or loosely):
+                found = [*of_address(walk, observation), *found, *of_order(walk, observation)]
+                found += [*code, *of_segment(walk, observation)]
+            if found:
+                return Cause.of(found)
+    return Cause.of(guesses(walk, observation), explained=False)
+
+
+def _as_coded(walk: Walk, seen: Observation) -> Observation:
+    """Return an observation with the error code and CR2 that were predicted."""
+    if walk.outcome is not seen.outcome:
+        return seen
+    return dataclasses.replace(seen, error_code=walk.error_code, cr2=walk.cr2)

@@ -1,0 +1,46 @@
+"""Causes about the error code and CR2 say which bit was wrong, and what was put there."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from harness.cpu import EFER
+
+Asked = Any
+"""conftest.Asked: test modules do not import one another."""
+
+
+@pytest.mark.parametrize(
+    ("leaf", "kind", "code", "cr2", "key", "sentence"),
+    [
+        (
+            *(0x5003, "read", 1, 0x123, "ERR:U-missing"),
+            "the CPU did as predicted, but in the error code U was missing",
+        ),
+        (
+            *(1 << 45 | 0x5007, "write", 0xE, 0x123, "ERR:RSVD-without-P"),
+            "the CPU reported RSVD without P: a reserved bit is only looked at when P = 1",
+        ),
+        (
+            *(0x5006, "read", 4, 0, "ERR:CR2-of-page"),
+            "the CPU put the first byte of the page into CR2",
+        ),
+        (0x5006, "read", 4, 0x456, "ERR:CR2", "the CPU put 0x456 into CR2"),
+    ],
+)
+def test_what_a_user_is_told_of_a_fault(
+    asked: Asked, leaf: int, kind: str, code: int, cr2: int, key: str, sentence: str
+) -> None:
+    found = asked.cause({0x4000: leaf}, asked.USER, kind, asked.fault(code, cr2))
+    assert (found.rule, found.level, found.explained) == ("ERR", None, True)
+    assert found.keys[0] == key
+    assert found.as_if == sentence
+
+
+def test_i_is_told_by_the_switches_that_it_needs(asked: Asked) -> None:
+    without = asked.CPU.replace(efer=asked.CPU.efer & ~int(EFER.NXE))
+    found = asked.cause({0x4000: 0x5006}, without, "fetch", asked.fault(0x10))
+    assert found.keys == ("ERR:I-extra:without-NXE-and-SMEP", "ERR:I-extra")
+    assert found.as_if == "the CPU did as predicted, but in the error code I was set wrongly"
