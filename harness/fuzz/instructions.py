@@ -18,8 +18,9 @@ from random import Random
 from typing import Final
 
 from harness.check.scenario import Scenario
-from harness.cpu import CR0, CR4, EFER, RFLAGS, CpuState
+from harness.cpu import RFLAGS
 from harness.engine.steps import ExecuteStep
+from harness.fuzz.scenario_cpu import scenario_cpu
 
 __all__ = ["RAM", "generate"]
 
@@ -29,8 +30,7 @@ RAM: Final = ((0, 0x4_0000),)
 _ROOT, _TABLES = 0x1000, (0x2000, 0x3000, 0x4000, 0x5000)
 _FRAMES = tuple(range(0x1_0000, 0x4_0000, 0x1000))
 _P, _RW, _US, _A, _D, _PS, _G, _XD = (1 << bit for bit in (0, 1, 2, 5, 6, 7, 8, 63))
-_WP, _NXE, _AC, _DF, _CF = (int(bit) for bit in (CR0.WP, EFER.NXE, RFLAGS.AC, RFLAGS.DF, RFLAGS.CF))
-_LA57, _SMEP, _SMAP, _PKE = (int(bit) for bit in (CR4.LA57, CR4.SMEP, CR4.SMAP, CR4.PKE))
+_AC, _DF, _CF = (int(bit) for bit in (RFLAGS.AC, RFLAGS.DF, RFLAGS.CF))
 _MASK = (1 << 64) - 1
 _TARGET = 0x3F << 39
 """In a top-level slot that maps nothing: where a call goes."""
@@ -60,23 +60,15 @@ class _Maker:
 
     def __init__(self, rng: Random) -> None:
         self._rng = rng
-        chance = rng.random
-        self._levels = 5 if chance() < 0.25 else 4
-        cr4 = 0x20 | (_LA57 if self._levels == 5 else 0)
-        for bit in (_SMEP, _SMAP, _PKE):
-            cr4 |= bit if chance() < 0.2 else 0
-        self._cpu = CpuState(
-            cr0=0x8000_0033 | (_WP if chance() < 0.7 else 0),
-            cr3=_ROOT,
-            cr4=cr4,
-            efer=0x500 | (_NXE if chance() < 0.8 else 0),
-            rflags=2
-            | (_AC if chance() < 0.3 else 0)
-            | (_DF if chance() < 0.3 else 0)
-            | (_CF if chance() < 0.3 else 0),
-            pkru=rng.choice((0, 0, 0xC, 0x8)),
-            cpl=rng.choice((0, 3)),
+        self._cpu = scenario_cpu(
+            rng,
+            _ROOT,
+            wp=0.7,
+            guards=0.2,
+            flags=((_AC, 0.3), (_DF, 0.3), (_CF, 0.3)),
+            pkru=(0, 0, 0xC, 0x8),
         )
+        self._levels = self._cpu.levels
         self._memory: dict[int, int] = {}
 
     def scenario(self) -> Scenario:

@@ -19,8 +19,9 @@ from random import Random
 from typing import Final
 
 from harness.check.scenario import Scenario
-from harness.cpu import CR0, CR4, EFER, RFLAGS, CpuState
+from harness.cpu import CR0, CR4, EFER, RFLAGS
 from harness.engine.steps import AccessStep, ControlStep, InvlpgStep, Step, WriteStep
+from harness.fuzz.scenario_cpu import scenario_cpu
 from harness.outcome import Access, AccessKind
 
 __all__ = ["RAM", "generate"]
@@ -37,9 +38,7 @@ _PAGE = 0x000F_FFFF_FFFF_F000
 _RECURSIVE = 0x155
 _MASK = (1 << 64) - 1
 _WP, _NXE, _AC = int(CR0.WP), int(EFER.NXE), int(RFLAGS.AC)
-_LA57, _PGE, _SMEP, _SMAP, _PKE = (
-    int(bit) for bit in (CR4.LA57, CR4.PGE, CR4.SMEP, CR4.SMAP, CR4.PKE)
-)
+_PGE, _SMEP, _SMAP, _PKE = (int(bit) for bit in (CR4.PGE, CR4.SMEP, CR4.SMAP, CR4.PKE))
 
 
 def generate(seed: int, number: int) -> Scenario:
@@ -56,23 +55,19 @@ class _Maker:
 
     def __init__(self, rng: Random) -> None:
         self._rng = rng
-        chance = rng.random
-        self._levels = 5 if chance() < 0.25 else 4
-        cr4 = 0x20 | (_LA57 if self._levels == 5 else 0) | (_PGE if chance() < 0.6 else 0)
-        for bit in (_SMEP, _SMAP, _PKE):
-            cr4 |= bit if chance() < 0.2 else 0
-        self._cpu = CpuState(
-            cr0=0x8000_0033 | (_WP if chance() < 0.6 else 0),
-            cr3=_ROOTS[0],
-            cr4=cr4,
-            efer=0x500 | (_NXE if chance() < 0.8 else 0),
-            rflags=2 | (_AC if chance() < 0.3 else 0),
-            pkru=rng.choice((0, 0, 0xC, rng.getrandbits(32))),
-            cpl=rng.choice((0, 3)),
+        self._cpu = scenario_cpu(
+            rng,
+            _ROOTS[0],
+            wp=0.6,
+            guards=0.2,
+            flags=((_AC, 0.3),),
+            pkru=(0, 0, 0xC, None),
+            pge=0.6,
         )
+        self._levels = self._cpu.levels
         self._words: dict[int, int] = {}
         self._steps: list[Step] = []
-        self._generous = chance() < 0.6
+        self._generous = rng.random() < 0.6
 
     def scenario(self) -> Scenario:
         """Make it."""
