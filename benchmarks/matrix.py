@@ -11,6 +11,7 @@ Then: two processes against one, the cost of a case from 10^4 to 10^7 of them, a
 """
 
 import ctypes
+import dataclasses
 import mmap
 import resource
 import sys
@@ -37,7 +38,7 @@ from harness.engine.unicorn.library import LIB
 __all__ = ["measure"]
 
 TURNS = 5
-STATES = 12
+STEP = 17
 ROWS = 0x2000
 FAULTING = 0.36
 SCALING_CASES = 19_000_000
@@ -77,7 +78,11 @@ def measure() -> list[dict[str, Any]]:
     """
     space = Classic(4)
     blocks = [block for _, block in space.blocks(0, len(space)) if len(block) >= ROWS]
-    chosen = [block.rows(slice(0, 2 * ROWS)) for block in blocks[:: len(blocks) // STATES]]
+    # From all over: states with and without a first access, in both rings, of every kind.
+    chosen = [
+        dataclasses.replace(block, entries=block.entries[:, :: len(block) // ROWS])
+        for block in blocks[::STEP]
+    ]
     cases = sum(len(block) for block in chosen)
     results = []
     bare = _Bare()
