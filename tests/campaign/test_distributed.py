@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from harness.campaign import run
+from harness.campaign import distributed, run
 from harness.errors import EngineBroken, InputError
 from tests.campaign.works import Numbers, Steered, alive, children, expected
 
@@ -176,3 +176,16 @@ def test_dask_must_be_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     assert str(caught.value) == (
         "a campaign on a cluster must have Dask: pip install 'harness[distributed]'"
     )
+
+
+def test_a_loop_that_starts_late_is_given_another_time() -> None:
+    class Late:
+        def __init__(self) -> None:
+            self.times = 0
+
+        def Client(self, scheduler: str, **_: object) -> str:  # noqa: N802 - Dask's name
+            self.times += 1
+            assert self.times > 1
+            return scheduler
+
+    assert distributed._connected(Late(), "tcp://x:1") == "tcp://x:1"
