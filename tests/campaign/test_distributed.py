@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 
-from harness.campaign import distributed, run
+from harness.campaign import distributed as executor
+from harness.campaign import run
 from harness.errors import EngineBroken, InputError
 from tests.campaign.works import Numbers, Steered, alive, children, expected
 
@@ -188,4 +189,4 @@ def test_a_loop_that_starts_late_is_given_another_time() -> None:
             assert self.times > 1
             return scheduler
 
-    assert distributed._connected(Late(), "tcp://x:1") == "tcp://x:1"
+    assert executor._connected(Late(), "tcp://x:1") == "tcp://x:1"
