@@ -71,3 +71,15 @@ def test_without_proc_it_is_not_found(core: Core, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(builtins, "open", refuse)
 
     assert live_state(core) is None
+
+
+def test_copies_that_lie_about_do_not_hide_it() -> None:
+    """What an earlier search has read is still in memory, and looks the same."""
+    memory = PhysicalMemory(0x20_0000)
+    layout = Layout.beside(memory)
+    cores = [Core(memory, layout, Scratch(layout)) for _ in range(20)]
+    try:
+        assert all(live_state(core) is not None for core in cores)
+    finally:
+        for core in cores:
+            core.close()

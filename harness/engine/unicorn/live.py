@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import os
 import struct
+from collections.abc import Iterator
 
 from unicorn import x86_const as x86
 
@@ -52,20 +53,28 @@ def _search(core: Core, memory: int, image: bytes) -> int | None:
         if pointer in seen or pointer & 7 or pointer >> 47 or pointer < 0x1000:
             continue
         seen.add(pointer)
-        at = _read(memory, pointer, _STATE_BYTES).find(image)
-        if at >= 0 and _is_live(core, memory, pointer + at):
-            found: int = pointer + at - core.at.registers - 8 * _FIRST
-            return found
+        for at in _places(image, _read(memory, pointer, _STATE_BYTES)):
+            if _is_live(core, memory, pointer + at):
+                found: int = pointer + at - core.at.registers - 8 * _FIRST
+                return found
     return None
 
 
+def _places(image: bytes, within: bytes) -> Iterator[int]:
+    """Give every place of it: what was read before may lie about in memory as well."""
+    at = within.find(image)
+    while at >= 0:
+        yield at
+        at = within.find(image, at + 1)
+
+
 def _is_live(core: Core, memory: int, registers: int) -> bool:
-    """Say whether what the API writes is read there."""
+    """Say whether what the API writes is read there; leave the mark as it was."""
+    seen = []
     for value in (0x1357_9BDF_0246_8ACE, _MARKS[0]):
         core.uc.reg_write(_REGISTERS[0], value)
-        if _read(memory, registers, 8) != struct.pack("<Q", value):
-            return False
-    return True
+        seen.append(_read(memory, registers, 8) == struct.pack("<Q", value))
+    return all(seen)
 
 
 def _read(memory: int, address: int, size: int) -> bytes:
