@@ -27,7 +27,8 @@ from typing import Any, Final
 from harness.address import is_canonical
 from harness.check.compare import Difference, Judgement, compare
 from harness.check.known import EngineIdentity, explain
-from harness.check.steps import Overlay, StepVerdict
+from harness.check.overlay import Overlay
+from harness.check.steps import StepVerdict
 from harness.cpu import RFLAGS, CpuState
 from harness.engine.run import vector_name
 from harness.engine.steps import DeliverStep, StepResult

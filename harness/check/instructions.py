@@ -35,7 +35,8 @@ from harness.asm import assemble
 from harness.check.case import prediction_to_json
 from harness.check.compare import Difference, Judgement, compare
 from harness.check.known import EngineIdentity, explain
-from harness.check.steps import Overlay, StepVerdict
+from harness.check.overlay import Overlay
+from harness.check.steps import StepVerdict
 from harness.cpu import RFLAGS, CpuState
 from harness.engine.run import REGISTERS
 from harness.engine.steps import ExecuteStep, StepResult

@@ -36,7 +36,8 @@ from typing import Final, cast
 from harness.address import format_address
 from harness.check.compare import Difference, Judgement, compare
 from harness.check.known import EngineIdentity, explain
-from harness.check.steps import Overlay, StepVerdict
+from harness.check.overlay import Overlay
+from harness.check.steps import StepVerdict
 from harness.cpu import CR4, EFER, CpuState
 from harness.engine.steps import AccessStep, ControlStep, StepResult
 from harness.entry import PageTableFlags
