@@ -28,9 +28,9 @@ from unicorn import x86_const as x86
 
 from harness.asm import assemble
 from harness.campaign import run
-from harness.check.blocks import FRAME_4K, TABLES, VA4, BlockBench
-from harness.check.matrix import MatrixWork
-from harness.check.spaces import Classic
+from harness.check.matrix.blocks import FRAME_4K, TABLES, VA4, BlockBench
+from harness.check.matrix.spaces import Classic
+from harness.check.matrix.work import MatrixWork
 from harness.engine.unicorn import hooks
 from harness.engine.unicorn.calibrate import calibrate
 from harness.engine.unicorn.library import LIB

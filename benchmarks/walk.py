@@ -22,7 +22,7 @@ from harness.cpu import CpuState
 from harness.entry import ADDRESS_MASK, PageTableFlags
 from harness.memory import PhysicalMemory
 from harness.snapshot.sets import load_set
-from harness.walk import bulk, leaves, ranges, walk
+from harness.walker import bulk, leaves, ranges, walk
 
 __all__ = ["measure"]
 

@@ -78,7 +78,7 @@ from harness.outcome import (
     Observations,
     Outcome,
 )
-from harness.walk import (
+from harness.walker import (
     RULE_TEXT,
     RULES,
     BulkWalk,
@@ -137,7 +137,11 @@ if TYPE_CHECKING:
         read_cases,
         write_cases,
     )
-    from harness.check.compare import (
+    from harness.check.findings.database import Database
+    from harness.check.findings.finding import Finding
+    from harness.check.findings.reproducer import Judged, judge_alone, judge_json, write_reproducers
+    from harness.check.findings.tally import Tally
+    from harness.check.judge.compare import (
         Agreement,
         Difference,
         Field,
@@ -147,12 +151,8 @@ if TYPE_CHECKING:
         excess,
         permitted,
     )
-    from harness.check.database import Database
-    from harness.check.finding import Finding
-    from harness.check.matrix import MatrixWork
-    from harness.check.reproducer import Judged, judge_alone, judge_json, write_reproducers
+    from harness.check.matrix.work import MatrixWork
     from harness.check.scenario import Scenario, ScenarioAnswer, read_questions
-    from harness.check.tally import Tally
     from harness.check.work import Shard, Work
     from harness.engine import ENGINES, Engine, open_engine
     from harness.engine.run import REGISTERS, Budget, Ending, Event, Exit, Start, vector_name
@@ -254,25 +254,25 @@ _LAZY = {
     "harness.check.case": """
         Case DEFAULT_RAM observation_to_json prediction_to_json read_cases write_cases
     """,
-    "harness.check.compare": """
+    "harness.check.judge.compare": """
         Agreement Difference Field Judgement case_of compare excess permitted
     """,
-    "harness.check.database": """
+    "harness.check.findings.database": """
         Database
     """,
-    "harness.check.finding": """
+    "harness.check.findings.finding": """
         Finding
     """,
-    "harness.check.matrix": """
+    "harness.check.matrix.work": """
         MatrixWork
     """,
-    "harness.check.reproducer": """
+    "harness.check.findings.reproducer": """
         Judged judge_alone judge_json write_reproducers
     """,
     "harness.check.scenario": """
         Scenario ScenarioAnswer read_questions
     """,
-    "harness.check.tally": """
+    "harness.check.findings.tally": """
         Tally
     """,
     "harness.check.work": """

@@ -33,7 +33,7 @@ from harness.entry import PageTableFlags
 from harness.errors import InputError
 from harness.memory import PhysicalMemory
 from harness.outcome import AccessLike, Observation
-from harness.walk import Walk, walk
+from harness.walker import Walk, walk
 
 __all__ = [
     "KERNEL_BASE",

@@ -17,8 +17,8 @@ ORDER = (
     ("errors",),
     ("_address", "address", "layout", "registers", "entry", "cpu", "memory", "outcome"),
     ("jsontext", "resources", "isolate", "sizes"),
-    ("walk", "asm", "frames"),
-    ("snapshot", "mapping", "boot", "show.report"),
+    ("walker", "asm", "frames"),
+    ("snapshot", "mapping", "boot", "describe"),
     ("engine",),
     ("machine", "kernel_header", "kernels"),
     ("show",),
@@ -30,8 +30,8 @@ ORDER = (
     ("cli", "__main__", "__init__"),
 )
 NEVER = (
-    ("walk", "engine"),
-    ("engine", "walk"),
+    ("walker", "engine"),
+    ("engine", "walker"),
     ("engine", "check"),
     ("engine", "mapping"),
     ("engine", "boot"),

@@ -26,7 +26,7 @@ from harness.cpu import CpuState
 from harness.errors import CaseError, InputError, SnapshotError
 from harness.resources import page_table_sets
 from harness.snapshot import PageTableSet, Snapshot, load_core, load_raw, load_set, open_snapshot
-from harness.walk import walk
+from harness.walker import walk
 
 SMALL = next(path for path in page_table_sets() if path.name == "linux-max-pti")
 SEEDS = range(60)

@@ -15,7 +15,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from harness.check.case import Case, write_cases
-from harness.check.known import KNOWN
+from harness.check.registered.access import KNOWN
 from harness.check.report import SetReport, Tally
 from harness.cli import cli
 from harness.commands import check as check_module
@@ -269,7 +269,7 @@ def test_probe_says_what_an_engine_cannot_run(tmp_path: Path) -> None:
 
 
 def test_a_divergence_is_exit_code_1(design_case: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("harness.check.known.KNOWN", ())
+    monkeypatch.setattr("harness.check.registered.access.KNOWN", ())
     monkeypatch.setattr(probe_module, "isolated", lambda function, *args: function(*args))
     path = design_case.with_name("known.jsonl")
     write_cases(path, [KNOWN[0].case])

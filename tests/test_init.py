@@ -12,29 +12,43 @@ import pytest
 import harness
 
 MODULES = (
-    *("address", "asm", "boot", "campaign", "check.case", "check.compare", "check.database"),
-    *("check.finding", "check.matrix", "check.reproducer", "check.scenario", "check.tally"),
+    *(
+        "address",
+        "asm",
+        "boot",
+        "campaign",
+        "check.case",
+        "check.judge.compare",
+        "check.findings.database",
+    ),
+    *(
+        "check.findings.finding",
+        "check.matrix.work",
+        "check.findings.reproducer",
+        "check.scenario",
+        "check.findings.tally",
+    ),
     *("check.work", "cpu", "engine", "engine.run", "engine.steps", "entry", "errors", "frames"),
     *("fuzz.work", "kernels", "machine", "mapping", "memory", "outcome", "resources", "sizes"),
-    *("snapshot", "walk"),
+    *("snapshot", "walker"),
 )
 # A word that only its own module makes clear.
 KEPT = {
     ("boot", "load"),
     ("boot", "read_kernel"),
     ("campaign", "run"),
-    ("check.database", "DEFAULT_PATH"),
-    ("check.reproducer", "file_stem"),
+    ("check.findings.database", "DEFAULT_PATH"),
+    ("check.findings.reproducer", "file_stem"),
     ("check.scenario", "ask"),
     ("check.scenario", "states"),
     ("check.scenario", "step_to_json"),
-    ("check.tally", "cell"),
+    ("check.findings.tally", "cell"),
     ("engine.steps", "CONTROLS"),
     ("engine.steps", "Step"),
     ("engine.steps", "WRITTEN"),
     ("fuzz.work", "LONGEST"),
-    ("walk", "CACHING"),
-    ("walk", "RULE_INDEX"),
+    ("walker", "CACHING"),
+    ("walker", "RULE_INDEX"),
 }
 
 
@@ -57,7 +71,7 @@ def test_an_unknown_name_is_an_attribute_error() -> None:
 
 
 def test_the_walk_function_survives_the_import_of_its_package() -> None:
-    code = "import harness, harness.walk.bulk; assert callable(harness.walk)"
+    code = "import harness, harness.walker.bulk; assert callable(harness.walk)"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 

@@ -75,7 +75,7 @@ def test_the_wheel_is_what_is_imported_and_finds_its_data(installed: Path, tmp_p
 import json, harness
 from harness import resources
 from harness.snapshot import load_set
-from harness.walk import walk
+from harness.walker import walk
 sets = [load_set(path) for path in resources.page_table_sets()]
 print(json.dumps({
     "package": harness.__file__,

@@ -22,7 +22,7 @@ from harness.boot.loader import BootedState, level_4_listing
 from harness.cpu import CpuState
 from harness.entry import PageTableFlags
 from harness.memory import PhysicalMemory
-from harness.walk.ranges import leaves
+from harness.walker.ranges import leaves
 
 __all__ = ["MappedRun", "listing_json", "listing_text", "mapped_runs"]
 

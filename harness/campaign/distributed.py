@@ -24,7 +24,7 @@ import uuid
 from typing import Any, Final
 
 from harness.campaign.executor import Task, perform
-from harness.check.finding import Finding
+from harness.check.findings.finding import Finding
 from harness.check.work import Shard, Work
 from harness.errors import EngineBroken, InputError
 from harness.isolate import Ended, Pool, Progress

@@ -14,8 +14,8 @@ import json
 from dataclasses import dataclass
 from typing import Protocol
 
-from harness.check.finding import Finding
-from harness.check.tally import Tally
+from harness.check.findings.finding import Finding
+from harness.check.findings.tally import Tally
 from harness.check.work import Shard, Work
 from harness.errors import EngineBroken
 from harness.isolate import Ended, Pool, Progress, doing

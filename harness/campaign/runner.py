@@ -41,8 +41,8 @@ from harness.campaign.executor import Executor, LocalExecutor, Task
 from harness.campaign.journal import Finished, Journal
 from harness.campaign.progress import CampaignProgress, Meter
 from harness.campaign.split import Attempt, Deaths
-from harness.check.finding import Finding
-from harness.check.tally import Tally
+from harness.check.findings.finding import Finding
+from harness.check.findings.tally import Tally
 from harness.check.work import Shard, Work
 from harness.errors import InputError
 from harness.isolate import Ended, Progress

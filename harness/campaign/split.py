@@ -23,8 +23,8 @@ import json
 from dataclasses import dataclass, field
 from typing import Final
 
-from harness.check.finding import Finding
-from harness.check.tally import Tally
+from harness.check.findings.finding import Finding
+from harness.check.findings.tally import Tally
 from harness.check.work import Shard, Work
 from harness.errors import EngineBroken
 

@@ -32,7 +32,7 @@ from harness.errors import CaseError, InputError
 from harness.jsontext import flag, loads, number, obj, ram, shown
 from harness.memory import PhysicalMemory, Region
 from harness.outcome import Access, Observation
-from harness.walk import Walk
+from harness.walker import Walk
 
 __all__ = [
     "DEFAULT_RAM",

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from harness.check.case import Case
-from harness.check.compare import Judgement
+from harness.check.judge.compare import Judgement
 
 __all__ = ["Finding", "SetReport", "Tally"]
 

@@ -52,8 +52,8 @@ from harness.check.case import (
     ram_to_json,
     read_lines,
 )
-from harness.check.compare import Judgement
-from harness.check.steps import StepVerdict
+from harness.check.judge.compare import Judgement
+from harness.check.judge.verdict import StepVerdict
 from harness.cpu import CpuState
 from harness.engine import Engine
 from harness.engine.steps import (
@@ -434,7 +434,7 @@ def ask(engine: Engine, scenario: Scenario) -> ScenarioAnswer:
     :param engine: its memory must have the scenario's RAM.
     :raises EngineError: when the engine breaks.
     """
-    from harness.check.judge import judge_steps
+    from harness.check.judge.sequence import judge_steps
 
     memory = engine.memory
     before = {pa: memory.read_u64(pa) for pa in scenario.memory}

@@ -33,15 +33,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harness.address import PageSize, format_address
-from harness.check.compare import Judgement, case_of
-from harness.check.known import judge
+from harness.check.judge.compare import Judgement, case_of
+from harness.check.registered.access import judge
 from harness.check.report import Finding, SetReport, Tally
 from harness.cpu import RFLAGS, CpuState
 from harness.engine import Engine, open_engine
 from harness.isolate import doing
 from harness.outcome import UNKNOWN_PA, Access, AccessKind, Observations, Outcome
 from harness.snapshot import PageTableSet, load_set
-from harness.walk import RULES, BulkWalk, Leaves, bulk, leaves, walk
+from harness.walker import RULES, BulkWalk, Leaves, bulk, leaves, walk
 
 __all__ = ["check_set"]
 

@@ -1,8 +1,9 @@
 """What a campaign does, cut into shards.
 
 A :class:`Work` plans :class:`Shard`\\ s and runs them. It is small, immutable and goes by pickle to
-the processes that run its shards; a shard's :class:`~harness.check.tally.Tally` depends on the work
-and the shard alone, so that a shard may be run again after a crash, elsewhere, or in two halves.
+the processes that run its shards; a shard's :class:`~harness.check.findings.tally.Tally` depends on
+the work and the shard alone, so that a shard may be run again after a crash, elsewhere, or in two
+halves.
 
 Work comes in rounds: what a round found may steer the next one (``plan`` is given the sum of all
 rounds before), and nothing else may. Most works have one round.
@@ -13,8 +14,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from harness.check.finding import Finding
-from harness.check.tally import Tally
+from harness.check.findings.finding import Finding
+from harness.check.findings.tally import Tally
 
 __all__ = ["Shard", "Work"]
 

@@ -31,7 +31,7 @@ from harness.isolate import Ended, isolated, isolated_all
 if TYPE_CHECKING:
     from harness.campaign.progress import CampaignProgress
     from harness.campaign.runner import CampaignResult
-    from harness.check.finding import Finding
+    from harness.check.findings.finding import Finding
     from harness.check.work import Work
     from harness.show.campaign import CampaignReport, FindingReport
 
@@ -269,7 +269,7 @@ class _Deadline:
 
 def _in_time(campaign: Campaign, result: CampaignResult) -> CampaignResult:
     """Return the result of a campaign whose time was over, with its findings made small."""
-    from harness.check.tally import Tally
+    from harness.check.findings.tally import Tally
 
     tally = Tally() + result.tally
     found = list(tally.findings.values())
@@ -324,7 +324,7 @@ def _is_ours(settings: Settings) -> bool:
 
 def _replayed(settings: Settings) -> list[Finding]:
     """Ask what former campaigns found."""
-    from harness.check.database import Database
+    from harness.check.findings.database import Database
 
     if settings.no_database or not _is_ours(settings):
         return []
@@ -364,7 +364,7 @@ def _report(
 
 
 def _told(campaign: Campaign, finding: Finding, *, former: bool) -> FindingReport:
-    from harness.check.reproducer import write_reproducers
+    from harness.check.findings.reproducer import write_reproducers
     from harness.commands.campaign_view import finding_report
 
     files = [str(path) for path in write_reproducers([finding], campaign.settings.reproducers)]
@@ -381,7 +381,7 @@ def _told(campaign: Campaign, finding: Finding, *, former: bool) -> FindingRepor
 
 
 def _kept(settings: Settings, found: Sequence[Finding]) -> list[str]:
-    from harness.check.database import Database
+    from harness.check.findings.database import Database
 
     if settings.no_database or not _is_ours(settings):
         return []

@@ -26,9 +26,9 @@ from harness.show.campaign import (
 
 if TYPE_CHECKING:
     from harness.campaign.runner import CampaignResult
-    from harness.check.finding import Finding
+    from harness.check.findings.finding import Finding
+    from harness.describe.walks import WalkRow
     from harness.planted.row import Row
-    from harness.show.report import WalkRow
 
 __all__ = ["Registry", "ask_registry", "finding_report", "planted_rows", "report_of"]
 
@@ -57,7 +57,7 @@ def ask_registry(engine: str) -> Registry:
     :param engine: its name.
     :raises EngineError: when it is missing or broken.
     """
-    from harness.check.registry import REGISTRY, stale_registrations
+    from harness.check.registered.registry import REGISTRY, stale_registrations
     from harness.engine.loading import opener
     from harness.memory import PhysicalMemory
 
@@ -234,8 +234,8 @@ def _question(case: Mapping[str, Any] | None) -> dict[str, Any] | None:
 def _walked(question: dict[str, Any] | None) -> tuple[str, tuple[WalkRow, ...], tuple[str, ...]]:
     """Walk a case: what is asked, the entries, the verdict."""
     from harness.check.case import Case
-    from harness.show.report import headline, rights_lines, verdict_lines, walk_rows
-    from harness.walk import walk
+    from harness.describe.walks import headline, rights_lines, verdict_lines, walk_rows
+    from harness.walker import walk
 
     if question is None:
         return "", (), ()

@@ -20,8 +20,8 @@ from harness.commands.campaign import (
 from harness.errors import InputError
 
 if TYPE_CHECKING:
-    from harness.check.matrix import MatrixWork
-    from harness.check.spaces import Space
+    from harness.check.matrix.spaces import Space
+    from harness.check.matrix.work import MatrixWork
 
 __all__ = ["matrix"]
 
@@ -53,7 +53,7 @@ def matrix(
     classic is what kvm-unit-tests' access test enumerates; full is what that leaves out as well.
     Both have 4 and 5 levels; without --levels both are asked.
     """
-    from harness.check.matrix import MatrixWork
+    from harness.check.matrix.work import MatrixWork
 
     asked = _Asked(matrix, levels or _LEVELS, first, count, part)
     work = MatrixWork(matrix, asked.levels, settings.engine, asked.sample, first=first, count=count)
@@ -125,7 +125,7 @@ class _Asked:
 
 def _show(work: MatrixWork, number: int, asked: _Asked, *, as_json: bool) -> int:
     """Show one case: its bits, the walk, what the engine does."""
-    from harness.check.reproducer import judge_json
+    from harness.check.findings.reproducer import judge_json
     from harness.engine.loading import opener
     from harness.isolate import isolated
 

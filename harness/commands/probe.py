@@ -16,11 +16,11 @@ from harness.isolate import doing, isolated
 
 if TYPE_CHECKING:
     from harness.check.case import Case
-    from harness.check.known import Verdict
+    from harness.check.judge.verdict import StepVerdict
+    from harness.check.registered.access import Verdict
     from harness.check.scenario import Scenario, ScenarioAnswer
-    from harness.check.steps import StepVerdict
     from harness.outcome import Observation
-    from harness.walk import Walk
+    from harness.walker import Walk
 
 __all__ = ["Answer", "Played", "answer_cases", "probe"]
 
@@ -142,9 +142,9 @@ def answer_cases(path: Path, engines: tuple[str, ...]) -> list[Answer | Played]:
     :raises CaseError: for the first line that is neither.
     :raises EngineError: when an engine is missing or breaks.
     """
-    from harness.check.campaign import Bench
+    from harness.check.bench import Bench
     from harness.check.scenario import Scenario, ask, read_questions
-    from harness.walk import walk
+    from harness.walker import walk
 
     answers: list[Answer | Played] = []
     benches: dict[str, Bench] = {}
@@ -182,8 +182,8 @@ def answer_cases(path: Path, engines: tuple[str, ...]) -> list[Answer | Played]:
 def _print(answers: list[Answer | Played]) -> None:
     from rich.text import Text
 
+    from harness.describe.walks import WIDTH, headline
     from harness.show.console import columns, console
-    from harness.show.report import WIDTH, headline
 
     out = console()
     rows: list[tuple[str, ...]] = []
@@ -250,7 +250,7 @@ def _step_row(
 def _facts(answer: Answer | Played) -> Iterator[tuple[str, str, list[str]]]:
     """Give what is to be said below the table: who, about what, and what."""
     if isinstance(answer, Played):
-        from harness.check.registry import REGISTRY
+        from harness.check.registered.registry import REGISTRY
 
         reasons = {known.name: known.reason for known in REGISTRY}
         for name, played in answer.observed.items():
@@ -288,7 +288,7 @@ _SHORT: Final = {
 def _entry(walk: Walk) -> str:
     """Name the entry that decided."""
     from harness.address import entry_name
-    from harness.show.report import index_of
+    from harness.describe.walks import index_of
 
     if walk.level is None:
         return ""

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from harness.cpu import CpuState
     from harness.outcome import Access
     from harness.snapshot import Snapshot
-    from harness.walk import Walk
+    from harness.walker import Walk
 
 __all__ = ["walk"]
 
@@ -137,7 +137,7 @@ def _rows(
     """Give the rows of many walks, from columns."""
     from harness.entry import PageTableEntry
     from harness.outcome import Outcome
-    from harness.walk import RULES, bulk
+    from harness.walker import RULES, bulk
 
     no_leaf = {"PRESENT", "CANONICAL", "CR3", "ORDER"} | {r for r in RULES if "RSVD" in r}
     letters: dict[tuple[int, int], str] = {}
@@ -172,7 +172,7 @@ def _rows(
 
 
 def _tell(opened: Snapshot, cpu: CpuState, va: int, access: Access, *, as_json: bool) -> None:
-    from harness.walk import walk as walk_one
+    from harness.walker import walk as walk_one
 
     found = walk_one(opened.memory, cpu, va, access)
     if as_json:
@@ -185,7 +185,7 @@ def _tell(opened: Snapshot, cpu: CpuState, va: int, access: Access, *, as_json: 
 
 def _json(found: Walk) -> dict[str, Any]:
     from harness.check.case import prediction_to_json
-    from harness.show.report import explain
+    from harness.describe.walks import explain
 
     return {
         "va": hex(found.va),
@@ -209,9 +209,9 @@ def _print(console: Any, name: str, found: Walk) -> None:
     from rich.text import Text
 
     from harness.address import format_address
+    from harness.describe.walks import headline, rights_lines, verdict_lines, walk_rows
     from harness.mapping.recursive_address import octal
     from harness.show.console import columns
-    from harness.show.report import headline, rights_lines, verdict_lines, walk_rows
 
     cpu = found.cpu
     console.print(Text(headline(found), style="bold"))

@@ -1,6 +1,6 @@
 """Coverage: which rules were put to the test, at which levels, by which accesses, in which modes.
 
-A cell is rule × level × kind of access × CPU mode (:func:`harness.check.tally.cell`).
+A cell is rule × level × kind of access × CPU mode (:func:`harness.check.findings.tally.cell`).
 :func:`cells_of` names the cells of one walk: the rule that decided, and every other that had a
 part in the prediction (bits that had to be set, a key that had to be heeded, a page reached through
 an entry that was used twice). :func:`reachable` lists the cells that a campaign can meet at all,
@@ -19,9 +19,9 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final
 
-from harness.check.tally import cell
+from harness.check.findings.tally import cell
 from harness.outcome import Outcome
-from harness.walk import RULES, Walk
+from harness.walker import RULES, Walk
 
 __all__ = ["KINDS", "MODES", "Row", "cells_of", "impossible", "rare", "reachable", "table"]
 

@@ -23,15 +23,15 @@ from functools import cache
 from importlib.metadata import version
 from typing import Any, Final
 
-from harness.check.campaign import Bench, shrink_finding
+from harness.check.bench import Bench, shrink_finding
 from harness.check.case import Case
 from harness.check.cause import finding_of
-from harness.check.compare import Judgement
-from harness.check.finding import Finding
-from harness.check.known import Verdict, judge
-from harness.check.reproducer import judge_json
+from harness.check.findings.finding import Finding
+from harness.check.findings.reproducer import judge_json
+from harness.check.findings.tally import Tally, cell
+from harness.check.judge.compare import Judgement
+from harness.check.registered.access import Verdict, judge
 from harness.check.scenario import Scenario, ScenarioAnswer, ask
-from harness.check.tally import Tally, cell
 from harness.check.work import Shard
 from harness.engine.loading import opener
 from harness.errors import EngineError, InputError
@@ -43,7 +43,7 @@ from harness.fuzz.steer import DEFAULTS, turned
 from harness.isolate import doing
 from harness.memory import PhysicalMemory
 from harness.outcome import Outcome
-from harness.walk import walk
+from harness.walker import walk
 
 __all__ = ["LONGEST", "FuzzWork"]
 

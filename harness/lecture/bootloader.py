@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from harness.address import format_address
+from harness.describe.diagram import path_picture, table_picture
 from harness.lecture.chapter import Chapter, Stage
-from harness.show.diagram import path_picture, table_picture
-from harness.walk import walk
+from harness.walker import walk
 
 if TYPE_CHECKING:
     from harness.boot import BootInfo

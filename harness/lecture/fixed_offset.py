@@ -5,14 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from harness.address import Page, PhysAddr, PhysFrame, VirtAddr, format_address
+from harness.describe.diagram import path_picture, physical_spans, window_picture
 from harness.entry import PageTableFlags
 from harness.frames import BitmapFrameAllocator
 from harness.lecture.chapter import Chapter, Stage
 from harness.mapping.fixed_offset import FixedOffsetPageTable
 from harness.mapping.space import AddressSpace
 from harness.outcome import Outcome
-from harness.show.diagram import path_picture, physical_spans, window_picture
-from harness.walk import walk
+from harness.walker import walk
 
 if TYPE_CHECKING:
     from harness.kernels import Kernel

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from harness.address import PageSize
+from harness.describe.diagram import Span, page_tables, path_picture, window_picture
 from harness.lecture.chapter import Chapter, Stage
 from harness.machine import TABLES_BASE
 from harness.mapping.offset import OffsetPageTable
 from harness.mapping.space import AddressSpace
-from harness.show.diagram import Span, page_tables, path_picture, window_picture
-from harness.walk import leaves
+from harness.walker import leaves
 
 __all__ = ["FULL_MAP"]
 

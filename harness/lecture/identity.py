@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from harness.describe.diagram import Region, page_tables, path_picture, strip_picture, virtual_spans
 from harness.lecture.chapter import Chapter, Stage
 from harness.mapping.identity import find_free_region, frames_ruled_out
-from harness.show.diagram import Region, page_tables, path_picture, strip_picture, virtual_spans
-from harness.walk import walk
+from harness.walker import walk
 
 __all__ = ["IDENTITY"]
 

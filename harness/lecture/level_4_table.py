@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from harness.describe.diagram import path_picture, table_picture
 from harness.entry import PageTableEntry
 from harness.lecture.chapter import Chapter, Stage
 from harness.mapping.offset import active_level_4_table
 from harness.mapping.space import AddressSpace
-from harness.show.diagram import path_picture, table_picture
 
 __all__ = ["LEVEL_4_TABLE"]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from harness.address import Page, PhysAddr, PhysFrame, VirtAddr, format_address
+from harness.describe.diagram import path_picture
 from harness.entry import PageTableFlags
 from harness.errors import MappingError
 from harness.frames import BitmapFrameAllocator
@@ -18,7 +19,6 @@ from harness.mapping.errors import (
 )
 from harness.mapping.offset import OffsetPageTable
 from harness.mapping.space import AddressSpace
-from harness.show.diagram import path_picture
 
 if TYPE_CHECKING:
     from harness.kernels import Kernel

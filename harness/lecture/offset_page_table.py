@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from harness.address import is_canonical
+from harness.describe.diagram import path_picture
 from harness.lecture.chapter import Chapter, Stage
 from harness.lecture.translate_addr import NAMES
 from harness.lecture.translations import show_translations
 from harness.mapping.offset import OffsetPageTable
 from harness.mapping.recursive import RecursivePageTable
 from harness.mapping.space import AddressSpace
-from harness.show.diagram import path_picture
 
 __all__ = ["OFFSET_PAGE_TABLE"]
 

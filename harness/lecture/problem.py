@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from harness.describe.diagram import path_picture
 from harness.lecture.chapter import Chapter, Stage
 from harness.machine import TABLES_BASE
-from harness.show.diagram import path_picture
 
 __all__ = ["PROBLEM"]
 

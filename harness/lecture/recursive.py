@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from harness.address import VirtAddr, format_address
+from harness.describe.diagram import path_picture
 from harness.lecture.chapter import Chapter, Stage
 from harness.mapping.recursive_address import entry_address, octal, recursive_region, shown_by
-from harness.show.diagram import path_picture
-from harness.walk import walk
+from harness.walker import walk
 
 __all__ = ["RECURSIVE"]
 

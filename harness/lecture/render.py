@@ -11,8 +11,8 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING
 
+from harness.describe.diagram import WIDTH
 from harness.lecture.chapter import Check, Note, Picture, Report, Run
-from harness.show.diagram import WIDTH
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from harness.address import PhysAddr, PhysFrame, format_address, table_name
-from harness.lecture.chapter import Chapter, Stage
-from harness.machine import TABLES_BASE, Machine
-from harness.mapping.errors import NoFreeSlot
-from harness.mapping.space import AddressSpace
-from harness.mapping.temporary import TemporaryMapping
-from harness.outcome import Access
-from harness.show.diagram import (
+from harness.describe.diagram import (
     page_tables,
     path_picture,
     strip_picture,
     table_picture,
     virtual_spans,
 )
+from harness.lecture.chapter import Chapter, Stage
+from harness.machine import TABLES_BASE, Machine
+from harness.mapping.errors import NoFreeSlot
+from harness.mapping.space import AddressSpace
+from harness.mapping.temporary import TemporaryMapping
+from harness.outcome import Access
 
 __all__ = ["TEMPORARY"]
 

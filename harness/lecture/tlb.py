@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from harness.address import PageSize
+from harness.describe.diagram import path_picture
 from harness.lecture.chapter import Chapter, Stage
-from harness.show.diagram import path_picture
-from harness.walk import leaves, walk
+from harness.walker import leaves, walk
 
 __all__ = ["TLB"]
 

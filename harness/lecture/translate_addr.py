@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from harness.describe.diagram import path_picture
 from harness.lecture.chapter import Chapter, Stage
 from harness.lecture.translations import show_translations
-from harness.show.diagram import path_picture
-from harness.walk import walk
+from harness.walker import walk
 
 __all__ = ["TRANSLATE_ADDR"]
 

@@ -44,7 +44,7 @@ from harness.address import (
 )
 from harness.entry import PageTableEntry
 from harness.errors import MappingError
-from harness.walk import Step, Walk
+from harness.walker import Step, Walk
 
 __all__ = [
     "AccessFault",

@@ -45,8 +45,8 @@ from harness.mapping.ranges import runs
 from harness.mapping.table_access import TableAccess
 from harness.mapping.transaction import Transaction
 from harness.mapping.translate import TranslateResult
-from harness.walk import Step
-from harness.walk.scalar import reserved_masks
+from harness.walker import Step
+from harness.walker.scalar import reserved_masks
 
 __all__ = ["Mapper"]
 

@@ -2,8 +2,8 @@
 
 A kernel cannot dereference a physical address. The mappers of this package cannot either: each of
 their loads and stores goes through an :class:`AddressSpace`, at a virtual address, as a supervisor
-access that :func:`harness.walk.walk` translates with the CPU's current state. A mapper whose trick
-is set up wrongly therefore gets what a kernel would get, a fault, as :class:`AccessFault`.
+access that :func:`harness.walker.walk` translates with the CPU's current state. A mapper whose
+trick is set up wrongly therefore gets what a kernel would get, a fault, as :class:`AccessFault`.
 
 >>> space = AddressSpace(memory, CpuState(cr3=0x1000))  # doctest: +SKIP
 >>> space.read_u64(0xffff_ffff_ffff_f000)  # the top-level table, if slot 511 is recursive
@@ -23,7 +23,7 @@ from harness.mapping.errors import AccessFault
 from harness.mapping.flush import Invalidator
 from harness.memory import PhysicalMemory
 from harness.outcome import Access, AccessKind, Outcome
-from harness.walk import walk
+from harness.walker import walk
 
 __all__ = ["AddressSpace"]
 

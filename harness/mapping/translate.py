@@ -18,7 +18,7 @@ from typing import ClassVar, Protocol, SupportsIndex
 
 from harness.address import PhysAddr, PhysFrame
 from harness.entry import PageTableFlags
-from harness.walk import Step
+from harness.walker import Step
 
 __all__ = ["Translate", "TranslateResult"]
 

@@ -18,10 +18,10 @@ from typing import Final
 
 from harness.check.case import Case
 from harness.check.cause import root_causes
-from harness.check.finding import Finding
-from harness.check.matrix import MatrixWork
+from harness.check.findings.finding import Finding
+from harness.check.findings.tally import Tally
+from harness.check.matrix.work import MatrixWork
 from harness.check.scenario import Scenario
-from harness.check.tally import Tally
 from harness.check.work import Shard
 from harness.engine.steps import AccessStep
 from harness.fuzz.kinds import SCENARIOS

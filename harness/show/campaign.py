@@ -26,8 +26,8 @@ from typing import Any, Final, NamedTuple
 
 from harness.address import entry_name
 from harness.cpu import ErrorCode
-from harness.show.report import WalkRow
-from harness.walk import RULE_TEXT, RULES
+from harness.describe.walks import WalkRow
+from harness.walker import RULE_TEXT, RULES
 
 __all__ = [
     "JUDGEMENTS",

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from harness.cpu import CpuState, ErrorCode
+from harness.describe.walks import fault_report
 from harness.engine.run import PAGE_FAULT, Event, Exit
 from harness.memory import PhysicalMemory
 from harness.outcome import Access, AccessKind
-from harness.show.report import fault_report
-from harness.walk import walk
+from harness.walker import walk
 
 __all__ = ["page_fault_report", "run_fault_report"]
 

@@ -16,7 +16,7 @@ from harness.mapping.recursive_address import (
     table_address,
 )
 from harness.resources import asm_dir
-from harness.walk import Range, RangeKind, ranges
+from harness.walker import Range, RangeKind, ranges
 
 GIB = 1 << 30
 LEVELS = (1, 2, 3, 4)

@@ -24,7 +24,7 @@ from harness.mapping.recursive import RecursivePageTable
 from harness.mapping.space import AddressSpace
 from harness.memory import PhysicalMemory
 from harness.resources import asm_dir
-from harness.walk import BulkWalk, bulk
+from harness.walker import BulkWalk, bulk
 
 MIB = 1 << 20
 OFFSET = 0x180_0000_0000

@@ -9,7 +9,7 @@ from harness.boot.listing import listing_json, listing_text, mapped_runs
 from harness.cpu import CpuState
 from harness.entry import PageTableFlags
 from harness.memory import PhysicalMemory
-from harness.walk.scalar import walk
+from harness.walker.scalar import walk
 
 MAPS = BootConfig(map_physical_memory=True)
 MAPPED = """\

@@ -29,7 +29,7 @@ from harness.boot import (
 )
 from harness.errors import BootError, InputError
 from harness.outcome import Outcome
-from harness.walk.scalar import Walk, walk
+from harness.walker.scalar import Walk, walk
 
 MIB = 1 << 20
 MAPS = BootConfig(map_physical_memory=True)

@@ -30,7 +30,7 @@ from harness.boot import (
 )
 from harness.booted import run_booted
 from harness.outcome import Outcome
-from harness.walk.scalar import walk
+from harness.walker.scalar import walk
 
 MISSING = [tool for tool in ("gcc", "ld") if shutil.which(tool) is None]
 pytestmark = pytest.mark.skipif(

@@ -15,7 +15,7 @@ from harness.entry import PageTableFlags
 from harness.errors import AddressError, BootError
 from harness.memory import PhysicalMemory
 from harness.outcome import Outcome
-from harness.walk.scalar import walk
+from harness.walker.scalar import walk
 
 P, W, U = PageTableFlags.PRESENT, PageTableFlags.WRITABLE, PageTableFlags.USER_ACCESSIBLE
 G, NX = PageTableFlags.GLOBAL, PageTableFlags.NO_EXECUTE

@@ -15,8 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from harness.campaign.journal import Finished, Journal
-from harness.check.finding import Finding
-from harness.check.tally import Tally
+from harness.check.findings.finding import Finding
+from harness.check.findings.tally import Tally
 from harness.check.work import Shard
 from harness.errors import InputError
 from tests.campaign.works import expected

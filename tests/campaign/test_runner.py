@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from harness.campaign import CampaignProgress, CampaignResult, run
-from harness.check.tally import Tally
+from harness.check.findings.tally import Tally
 from harness.errors import EngineBroken, EngineMissing, InputError
 from tests.campaign.works import Numbers, Steered, children, expected
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from harness.campaign.split import Attempt, Deaths
-from harness.check.tally import Tally
+from harness.check.findings.tally import Tally
 from harness.check.work import Shard
 from harness.errors import EngineBroken
 from tests.campaign.works import Numbers, ask, expected

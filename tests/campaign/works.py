@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from harness.check.finding import Finding
-from harness.check.tally import Tally
+from harness.check.findings.finding import Finding
+from harness.check.findings.tally import Tally
 from harness.check.work import Shard
 from harness.errors import EngineBroken, EngineMissing, InputError
 from harness.isolate import doing

@@ -23,7 +23,7 @@ from harness.cpu import CR4, CpuFeatures, CpuState
 from harness.errors import CaseError
 from harness.memory import Region
 from harness.outcome import Access, AccessKind, Observation, Outcome
-from harness.walk import walk
+from harness.walker import walk
 
 # design.md, 'Files', letter by letter.
 DESIGN = json.loads(

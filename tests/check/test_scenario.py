@@ -10,8 +10,8 @@ import pytest
 from click.testing import CliRunner
 
 from harness.check.case import Case
-from harness.check.compare import Judgement
-from harness.check.known_steps import KNOWN_STEPS
+from harness.check.judge.compare import Judgement
+from harness.check.registered.sequence import KNOWN_STEPS
 from harness.check.scenario import Scenario, ask, read_questions, states
 from harness.cli import cli
 from harness.cpu import CpuState

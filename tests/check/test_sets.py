@@ -17,8 +17,8 @@ from harness.check.report import SetReport, Tally
 from harness.check.sets import check_set
 from harness.resources import page_table_sets
 from harness.snapshot import load_set
-from harness.walk import BulkWalk, bulk, scalar, walk
-from harness.walk.bulk import Plan
+from harness.walker import BulkWalk, bulk, scalar, walk
+from harness.walker.bulk import Plan
 
 SETS = page_table_sets()
 SMALL = next(path for path in SETS if path.name == "linux-max-pti")
@@ -152,7 +152,7 @@ def test_a_wrong_walker_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
         return None if rule == "SMAP" else rule
 
     monkeypatch.setattr(scalar, "denial", without_smap)
-    monkeypatch.setattr(sys.modules["harness.walk.bulk"], "denial", without_smap)
+    monkeypatch.setattr(sys.modules["harness.walker.bulk"], "denial", without_smap)
     Plan.of.cache_clear()
 
     report = check_set(SMALL)

@@ -20,10 +20,10 @@ import junitparser
 import pytest
 
 from harness.campaign.progress import CampaignProgress
-from harness.check.database import Database
-from harness.check.finding import Finding
-from harness.check.known import KNOWN
-from harness.check.tally import Tally
+from harness.check.findings.database import Database
+from harness.check.findings.finding import Finding
+from harness.check.findings.tally import Tally
+from harness.check.registered.access import KNOWN
 from harness.check.work import Shard
 from harness.commands import campaign as campaign_module
 from harness.commands.campaign import (

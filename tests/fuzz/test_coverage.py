@@ -6,13 +6,13 @@ from collections import Counter
 
 import pytest
 
-from harness.check.tally import cell
+from harness.check.findings.tally import cell
 from harness.cpu import CR4, CpuState
 from harness.fuzz.coverage import KINDS, MODES, cells_of, impossible, rare, reachable, table
 from harness.fuzz.groups import generate
 from harness.memory import PhysicalMemory
 from harness.outcome import Access, AccessKind
-from harness.walk import RULES, walk
+from harness.walker import RULES, walk
 
 P, W, U, A, D, PS, PAT_BIG = 1, 2, 4, 0x20, 0x40, 0x80, 0x1000
 ALL = P | W | U

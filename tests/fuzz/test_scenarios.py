@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from harness.check.instructions import understood
+from harness.check.model.instructions import understood
 from harness.check.scenario import Scenario
 from harness.engine.steps import AccessStep, ControlStep, DeliverStep, ExecuteStep
 from harness.fuzz import deliveries, instructions, sequences

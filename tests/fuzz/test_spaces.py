@@ -13,7 +13,7 @@ from harness.fuzz.groups import group
 from harness.fuzz.spaces import RAM, Space
 from harness.fuzz.steer import DEFAULTS
 from harness.memory import PhysicalMemory
-from harness.walk import walk
+from harness.walker import walk
 
 ONLY_TABLES = {**dict.fromkeys(DEFAULTS, 0.0), "plain": 1.0}
 ADDRESS = 0x000F_FFFF_FFFF_F000

@@ -13,9 +13,9 @@ from collections import Counter
 import pytest
 
 from harness.check.case import Case
-from harness.check.known import KNOWN
+from harness.check.findings.tally import Tally
+from harness.check.registered.access import KNOWN
 from harness.check.scenario import Scenario
-from harness.check.tally import Tally
 from harness.check.work import Shard
 from harness.cpu import CpuState
 from harness.engine import open_engine
@@ -27,7 +27,7 @@ from harness.fuzz.spaces import RAM
 from harness.fuzz.steer import DEFAULTS
 from harness.fuzz.work import FuzzWork, _bench
 from harness.outcome import Access, Observation
-from harness.walk import RULES, scalar, walk
+from harness.walker import RULES, scalar, walk
 
 CASES = 40_000
 # MODE and CR3's high bits are refused when the state is built; PKS is not in this engine; the rest

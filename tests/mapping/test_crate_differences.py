@@ -21,7 +21,7 @@ from harness.mapping import (
 )
 from harness.mapping.flavours import SLOT, Flavour, Lab, set_up
 from harness.outcome import Outcome
-from harness.walk import walk
+from harness.walker import walk
 
 P = PageTableFlags.PRESENT
 W = PageTableFlags.WRITABLE

@@ -10,7 +10,7 @@ from harness.address import VirtAddr, sign_extend
 from harness.cpu import CpuState
 from harness.mapping import entry_address, octal, recursive_region, shown_by, table_address
 from harness.memory import PhysicalMemory
-from harness.walk import walk
+from harness.walker import walk
 
 SLOTS = st.integers(0, 511)
 LEVELS = st.sampled_from([4, 5])

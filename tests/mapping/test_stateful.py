@@ -40,7 +40,7 @@ from harness.mapping import (
 )
 from harness.mapping.flavours import Flavour, Lab, set_up
 from harness.outcome import UNKNOWN_PA, AccessKind, Outcome
-from harness.walk import bulk, walk
+from harness.walker import bulk, walk
 
 P = PageTableFlags.PRESENT
 W = PageTableFlags.WRITABLE

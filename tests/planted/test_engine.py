@@ -7,9 +7,9 @@ import dataclasses
 import numpy as np
 import pytest
 
-from harness.check.blocks import RAM, BlockBench
-from harness.check.matrix import MatrixWork
-from harness.check.tally import Tally
+from harness.check.findings.tally import Tally
+from harness.check.matrix.blocks import RAM, BlockBench
+from harness.check.matrix.work import MatrixWork
 from harness.cpu import CpuState
 from harness.engine.loading import opener
 from harness.engine.singly import probe_entries_singly

@@ -10,7 +10,7 @@ from harness.memory import PhysicalMemory
 from harness.planted.engines import name_of
 from harness.planted.flaws import FLAWS, NOT_HERE
 from harness.planted.table import not_here
-from harness.walk import RULES
+from harness.walker import RULES
 
 
 def test_every_rule_is_broken_or_has_a_reason_not_to_be() -> None:

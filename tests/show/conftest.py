@@ -6,6 +6,7 @@ import dataclasses
 
 import pytest
 
+from harness.describe.walks import WalkRow
 from harness.show.campaign import (
     CampaignReport,
     Coverage,
@@ -14,7 +15,6 @@ from harness.show.campaign import (
     Registered,
     outcome_rows,
 )
-from harness.show.report import WalkRow
 
 HITS = {
     f"{rule}/{level}/{kind}/{ring}{levels}": 3 ** (level + levels)

@@ -13,7 +13,7 @@ from harness.cpu import CpuFeatures, CpuState
 from harness.errors import SnapshotError
 from harness.memory import Region
 from harness.snapshot import load_core, open_snapshot
-from harness.walk import walk
+from harness.walker import walk
 
 LOW = 0x8000
 HIGH = 0xFFFC_0000

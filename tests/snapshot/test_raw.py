@@ -11,7 +11,7 @@ from harness.cpu import CpuState
 from harness.errors import SnapshotError
 from harness.memory import Region
 from harness.snapshot import Snapshot, load_raw, open_snapshot
-from harness.walk import walk
+from harness.walker import walk
 
 CPU = CpuState(cr3=0x11000)
 

@@ -20,7 +20,7 @@ from harness.memory import Region
 from harness.resources import page_table_sets
 from harness.snapshot import PageTableSet, load_set, open_snapshot
 from harness.snapshot import files as files_module
-from harness.walk import walk
+from harness.walker import walk
 
 # fixtures/page-tables/README.md: levels, table frames, leaves of 4K, 2M, 1G.
 README = {

@@ -2,9 +2,9 @@
 
 :func:`cause_of` looks for the smallest single change under which the walker would have predicted
 exactly what was observed: a bit of one entry, a switch of the CPU, a property of the access
-(:mod:`harness.check.asif`), another error code or CR2, accessed and dirty bits left out or too
-many. "The CPU acted as if bit R/W of the PDE at 0x2000 were 1" names the rule and the level; when
-nothing that is tried explains an observation, the :class:`Cause` says so::
+(:mod:`harness.check.cause.variations`), another error code or CR2, accessed and dirty bits left out
+or too many. "The CPU acted as if bit R/W of the PDE at 0x2000 were 1" names the rule and the level;
+when nothing that is tried explains an observation, the :class:`Cause` says so::
 
     cause = cause_of(memory, walk, observation)
     print(cause.rule, cause.level, cause.as_if)

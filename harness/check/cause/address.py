@@ -12,7 +12,7 @@ from harness.address import entry_name, format_address
 from harness.check.cause.explanation import Explanation
 from harness.entry import ADDRESS_MASK, PageTableFlags
 from harness.outcome import Observation
-from harness.walk import Walk
+from harness.walker import Walk
 
 __all__ = ["of_address"]
 

@@ -11,10 +11,10 @@ from collections.abc import Iterator
 
 from harness.address import entry_name, format_address
 from harness.check.cause.explanation import Explanation
-from harness.check.compare import excess
+from harness.check.judge.compare import excess
 from harness.entry import PageTableFlags
 from harness.outcome import Observation
-from harness.walk import Walk
+from harness.walker import Walk
 
 __all__ = ["of_bits", "of_second_page"]
 

@@ -1,7 +1,8 @@
 """Causes that are one change: under it, the walker predicts what was observed.
 
-What can be changed is in :mod:`harness.check.asif`. A change explains an observation exactly; or
-with registered divergences beside it; or loosely, apart from A and D. Nothing here fails::
+What can be changed is in :mod:`harness.check.cause.variations`. A change explains an observation
+exactly; or with registered divergences beside it; or loosely, apart from A and D. Nothing here
+fails::
 
     if explains(change, memory, walk, after, observation, registered):
         causes += told(change, walk, after)
@@ -11,13 +12,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from harness.check.asif import Change, changes
 from harness.check.cause.explanation import Explanation
 from harness.check.cause.registered import Registered
-from harness.check.words import Words
+from harness.check.cause.variations import Change, changes
+from harness.check.model.words import Words
 from harness.outcome import Observation, Outcome
-from harness.walk import Walk
-from harness.walk.scalar import error_code
+from harness.walker import Walk
+from harness.walker.scalar import error_code
 
 __all__ = ["explains", "of_another_entry", "told"]
 

@@ -13,7 +13,7 @@ from harness.address import format_address
 from harness.check.cause.explanation import Explanation
 from harness.cpu import ErrorCode
 from harness.outcome import Observation, Outcome
-from harness.walk import Walk
+from harness.walker import Walk
 
 __all__ = ["is_about_code_alone", "of_code", "of_segment"]
 

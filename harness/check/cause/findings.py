@@ -16,12 +16,12 @@ from typing import Any
 
 from harness.check.case import observation_to_json, prediction_to_json
 from harness.check.cause.search import cause_of
-from harness.check.compare import Difference
-from harness.check.finding import Finding
-from harness.check.known import EngineIdentity, Verdict
-from harness.check.words import words_of
-from harness.show.report import headline, index_of, walk_rows
-from harness.walk import RULE_TEXT, Walk
+from harness.check.findings.finding import Finding
+from harness.check.judge.compare import Difference
+from harness.check.model.words import words_of
+from harness.check.registered.access import EngineIdentity, Verdict
+from harness.describe.walks import headline, index_of, walk_rows
+from harness.walker import RULE_TEXT, Walk
 
 __all__ = ["finding_of", "told_as"]
 

@@ -6,10 +6,10 @@ Nothing here fails.
 from __future__ import annotations
 
 from harness.check.cause.explanation import Explanation
-from harness.check.compare import Difference, Field, compare
+from harness.check.judge.compare import Difference, Field, compare
 from harness.cpu import ErrorCode
 from harness.outcome import Observation, Outcome
-from harness.walk import Walk
+from harness.walker import Walk
 
 __all__ = ["guesses"]
 

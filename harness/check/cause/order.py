@@ -13,8 +13,8 @@ from harness.check.cause.explanation import Explanation
 from harness.cpu import CR4
 from harness.entry import PageTableFlags
 from harness.outcome import Observation, Outcome
-from harness.walk import Walk
-from harness.walk.scalar import denial, error_code
+from harness.walker import Walk
+from harness.walker.scalar import denial, error_code
 
 __all__ = ["of_order"]
 

@@ -1,7 +1,7 @@
 """The registered divergences of one engine, which may stand beside a cause.
 
-What harness.check.known says of an engine is no new cause: it is taken away from an observation
-before the rest of it is explained. Nothing here fails::
+What harness.check.registered.access says of an engine is no new cause: it is taken away from an
+observation before the rest of it is explained. Nothing here fails::
 
     registered = Registered(engine)
     registered.explains(memory, walk, observation)  # nothing is left to explain
@@ -11,12 +11,12 @@ from __future__ import annotations
 
 from typing import cast
 
-from harness.check.compare import Difference, compare
-from harness.check.known import KNOWN, EngineIdentity, explain
-from harness.check.words import Words
+from harness.check.judge.compare import Difference, compare
+from harness.check.model.words import Words
+from harness.check.registered.access import KNOWN, EngineIdentity, explain
 from harness.memory import PhysicalMemory
 from harness.outcome import Observation
-from harness.walk import Walk
+from harness.walker import Walk
 
 __all__ = ["Registered"]
 

@@ -14,8 +14,8 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable
 
-from harness.check.finding import Finding
-from harness.walk import RULE_TEXT
+from harness.check.findings.finding import Finding
+from harness.walker import RULE_TEXT
 
 __all__ = ["root_causes"]
 

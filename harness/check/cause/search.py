@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import dataclasses
 
-from harness.check.asif import Change, changes
 from harness.check.cause.address import of_address
 from harness.check.cause.bits import of_bits, of_second_page
 from harness.check.cause.change import explains, of_another_entry, told
@@ -23,11 +22,12 @@ from harness.check.cause.explanation import Cause, Explanation
 from harness.check.cause.guesses import guesses
 from harness.check.cause.order import of_order
 from harness.check.cause.registered import Registered
-from harness.check.compare import Agreement, Difference, Field, compare
-from harness.check.known import EngineIdentity
-from harness.check.words import Words
+from harness.check.cause.variations import Change, changes
+from harness.check.judge.compare import Agreement, Difference, Field, compare
+from harness.check.model.words import Words
+from harness.check.registered.access import EngineIdentity
 from harness.outcome import Observation
-from harness.walk import Walk
+from harness.walker import Walk
 
 __all__ = ["cause_of"]
 

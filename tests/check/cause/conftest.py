@@ -16,16 +16,16 @@ import pytest
 
 from harness.check.case import Case
 from harness.check.cause import Cause, cause_of, finding_of
-from harness.check.compare import Difference, Judgement, compare
-from harness.check.finding import Finding
-from harness.check.known import EngineIdentity, Verdict
-from harness.check.words import words_of
+from harness.check.findings.finding import Finding
+from harness.check.judge.compare import Difference, Judgement, compare
+from harness.check.model.words import words_of
+from harness.check.registered.access import EngineIdentity, Verdict
 from harness.cpu import CpuState
 from harness.fuzz.groups import generate
 from harness.outcome import Access, Observation, Outcome
-from harness.walk import walk
+from harness.walker import walk
 
-_SOURCE = inspect.getsource(sys.modules["harness.walk.scalar"])
+_SOURCE = inspect.getsource(sys.modules["harness.walker.scalar"])
 _CASES = tuple(generate(7, 1500))
 _TABLES = {0x1000: 0x2007, 0x2000: 0x3007, 0x3000: 0x4007, 0x4000: 0x5007}
 

@@ -7,9 +7,9 @@ from typing import Any
 
 from harness.check.case import Case
 from harness.check.cause import cause_of, root_causes
-from harness.check.words import words_of
+from harness.check.model.words import words_of
 from harness.outcome import Access, Observation, Outcome
-from harness.walk import walk
+from harness.walker import walk
 
 Asked = Any
 Planted = Any

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from harness.check.campaign import Bench, shrink_finding
+from harness.check.bench import Bench, shrink_finding
 from harness.check.case import Case
 from harness.check.cause import finding_of
-from harness.check.finding import Finding
-from harness.check.known import KNOWN
-from harness.check.words import words_of
+from harness.check.findings.finding import Finding
+from harness.check.model.words import words_of
+from harness.check.registered.access import KNOWN
 from harness.outcome import Access
-from harness.walk import RULE_TEXT, walk
+from harness.walker import RULE_TEXT, walk
 
 Asked = Any
 Planted = Any

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from harness.check.campaign import Bench
+from harness.check.bench import Bench
 from harness.check.cause.registered import Registered
-from harness.check.known import KNOWN, Known
-from harness.check.words import words_of
-from harness.walk import walk
+from harness.check.model.words import words_of
+from harness.check.registered.access import KNOWN, Known
+from harness.walker import walk
 
 
 class _Other:

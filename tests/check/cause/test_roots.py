@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from harness.check.cause import root_causes
-from harness.check.finding import Finding
-from harness.check.words import words_of
-from harness.walk import walk
+from harness.check.findings.finding import Finding
+from harness.check.model.words import words_of
+from harness.walker import walk
 
 Planted = Any
 """conftest.Planted: test modules do not import one another."""

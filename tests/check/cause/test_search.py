@@ -8,9 +8,9 @@ import pytest
 
 from harness.check.case import Case
 from harness.check.cause import cause_of
-from harness.check.words import words_of
+from harness.check.model.words import words_of
 from harness.outcome import Access
-from harness.walk import walk
+from harness.walker import walk
 
 Asked = Any
 """conftest.Asked: test modules do not import one another."""

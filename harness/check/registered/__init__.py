@@ -1,0 +1,1 @@
+"""Registered divergences: what an engine is known to do wrong, when, and who says so."""

@@ -1,0 +1,1 @@
+"""Shrinking: the smallest question that still differs for the same cause."""

@@ -1,0 +1,1 @@
+"""Text and diagrams of a walk, a fault, a run and a table."""
