@@ -129,30 +129,22 @@ if TYPE_CHECKING:
         read_cargo_toml,
     )
     from harness.campaign import CampaignProgress, CampaignResult
-    from harness.check.case import (
-        DEFAULT_RAM,
-        Case,
-        observation_to_json,
-        prediction_to_json,
-        read_cases,
-        write_cases,
-    )
+    from harness.check.bench import Bench
     from harness.check.findings.database import Database
     from harness.check.findings.finding import Finding
-    from harness.check.findings.reproducer import Judged, judge_alone, judge_json, write_reproducers
+    from harness.check.findings.reproducer import Reproduction, reproduce, write_reproducers
     from harness.check.findings.tally import Tally
     from harness.check.judge.compare import (
         Agreement,
         Difference,
         Field,
         Judgement,
-        case_of,
         compare,
         excess,
         permitted,
     )
     from harness.check.matrix.work import MatrixWork
-    from harness.check.scenario import Scenario, ScenarioAnswer, read_questions
+    from harness.check.question import DEFAULT_RAM, Question, read_questions, write_questions
     from harness.check.work import Shard, Work
     from harness.engine import ENGINES, Engine, open_engine
     from harness.engine.run import REGISTERS, Budget, Ending, Event, Exit, Start, vector_name
@@ -251,11 +243,14 @@ _LAZY = {
     "harness.campaign": """
         CampaignProgress CampaignResult
     """,
-    "harness.check.case": """
-        Case DEFAULT_RAM observation_to_json prediction_to_json read_cases write_cases
+    "harness.check.question": """
+        DEFAULT_RAM Question read_questions write_questions
+    """,
+    "harness.check.bench": """
+        Bench
     """,
     "harness.check.judge.compare": """
-        Agreement Difference Field Judgement case_of compare excess permitted
+        Agreement Difference Field Judgement compare excess permitted
     """,
     "harness.check.findings.database": """
         Database
@@ -267,10 +262,7 @@ _LAZY = {
         MatrixWork
     """,
     "harness.check.findings.reproducer": """
-        Judged judge_alone judge_json write_reproducers
-    """,
-    "harness.check.scenario": """
-        Scenario ScenarioAnswer read_questions
+        Reproduction reproduce write_reproducers
     """,
     "harness.check.findings.tally": """
         Tally
@@ -336,6 +328,7 @@ __all__ = [
     "Area",
     "AssemblyError",
     "AtEntry",
+    "Bench",
     "BitmapFrameAllocator",
     "BootConfig",
     "BootError",
@@ -351,7 +344,6 @@ __all__ = [
     "CR4",
     "CampaignProgress",
     "CampaignResult",
-    "Case",
     "CaseError",
     "ControlStep",
     "CpuFeatures",
@@ -397,7 +389,6 @@ __all__ = [
     "InvalidRequest",
     "Invalidator",
     "InvlpgStep",
-    "Judged",
     "Judgement",
     "KERNEL_BASE",
     "KINDS",
@@ -447,6 +438,7 @@ __all__ = [
     "PhysicalMemory",
     "PrintoutFrames",
     "Program",
+    "Question",
     "REGISTERS",
     "RFLAGS",
     "RULES",
@@ -455,11 +447,10 @@ __all__ = [
     "RangeKind",
     "RecursivePageTable",
     "Region",
+    "Reproduction",
     "Rights",
     "SIZES",
     "SOURCES",
-    "Scenario",
-    "ScenarioAnswer",
     "Segment",
     "Shard",
     "Shown",
@@ -504,7 +495,6 @@ __all__ = [
     "assemble_file",
     "assembly_kernel",
     "bulk",
-    "case_of",
     "compare",
     "elf_kernel",
     "entry_address",
@@ -516,8 +506,6 @@ __all__ = [
     "format_address",
     "frames_ruled_out",
     "is_canonical",
-    "judge_alone",
-    "judge_json",
     "leaves",
     "level_4_listing",
     "load_core",
@@ -527,7 +515,6 @@ __all__ = [
     "make_temporary_table",
     "make_window",
     "map_physical_memory",
-    "observation_to_json",
     "octal",
     "open_engine",
     "open_snapshot",
@@ -536,13 +523,12 @@ __all__ = [
     "parse_cargo_toml",
     "parse_size",
     "permitted",
-    "prediction_to_json",
     "ranges",
     "read_cargo_toml",
-    "read_cases",
     "read_kernel",
     "read_questions",
     "recursive_region",
+    "reproduce",
     "shown_by",
     "sign_extend",
     "table_address",
@@ -550,7 +536,7 @@ __all__ = [
     "usable_ranges",
     "vector_name",
     "walk",
-    "write_cases",
+    "write_questions",
     "write_reproducers",
 ]
 

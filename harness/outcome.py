@@ -177,6 +177,8 @@ class Observation:
     :ivar changed: address of each entry that the access changed → the bits that changed.
     :ivar reason: why it is unsupported, or what else should be said.
     :ivar stored: bytes that a write left changed in memory although it faulted (rule ``SPLIT``).
+    :ivar untold: fields that the answerer does not know, such as ``changed``: they are not
+    compared.
     """
 
     outcome: Outcome
@@ -187,6 +189,7 @@ class Observation:
     changed: dict[int, int] = field(default_factory=dict)
     reason: str | None = None
     stored: int = 0
+    untold: frozenset[str] = frozenset()
 
     def to_json(self) -> dict[str, Any]:
         """Return the form that ``harness probe`` prints: hex strings, one key for each field."""

@@ -3,14 +3,13 @@
 A :class:`Task` is a shard to ask or a finding to make small. An :class:`Executor` takes tasks while
 it has room, runs each in a process that may die, and tells how each ended; what that means is the
 runner's business. :class:`LocalExecutor` has processes on this machine;
-:class:`~harness.campaign.distributed.DaskExecutor` has a Dask cluster. What a task returns is JSON
-text, made in the process that ran it: it is what the journal keeps, so that a resumed campaign
-adds up exactly what an undisturbed one does.
+:class:`~harness.campaign.distributed.DaskExecutor` has a Dask cluster. A task returns
+a :class:`~harness.check.findings.tally.Tally` or a smaller
+:class:`~harness.check.findings.finding.Finding`.
 """
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -92,13 +91,13 @@ class LocalExecutor:
         self._pool.close()
 
 
-def perform(work: Work, subject: Shard | Finding) -> str:
-    """Do what a task says, in this process, and return the result as JSON text.
+def perform(work: Work, subject: Shard | Finding) -> Tally | Finding:
+    """Do what a task says, in this process.
 
     An engine that says of itself that it is broken is not asked again: its process ends.
     """
     try:
-        return json.dumps(_result(work, subject).to_json(), separators=(",", ":"))
+        return _result(work, subject)
     except EngineBroken as error:
         raise SystemExit(str(error)) from None
 

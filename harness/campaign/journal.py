@@ -3,7 +3,7 @@
 A journal is a text file that only grows. Its first line is JSON and says which campaign it is of;
 each further line is one finished shard, or one finding made small, behind the CRC-32 of its text::
 
-    {"journal": "harness campaign", "format": 1, "work": "matrix classic", "identity": {...}}
+    {"journal": "harness campaign", "format": 2, "work": "matrix classic", "identity": {...}}
     0f3a9c51 {"shard": [0, 17, 1114112, 65536], "tally": {...}}
     77e2b014 {"shrunk": "RSVD/2", "finding": {...}}
 
@@ -35,6 +35,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO, Final
 
+from harness.check.findings.codec import finding_from_json, finding_to_json
 from harness.check.findings.finding import Finding
 from harness.check.findings.tally import Tally
 from harness.check.work import Shard
@@ -44,7 +45,7 @@ from harness.jsontext import loads, shown
 __all__ = ["Finished", "Journal"]
 
 _NAME: Final = "harness campaign"
-_FORMAT: Final = 1
+_FORMAT: Final = 2
 # A first line is a few hundred bytes; a file without line ends should not be read whole.
 _LONGEST_FIRST_LINE: Final = 1 << 20
 
@@ -113,7 +114,7 @@ class Journal:
 
         :param key: the finding's, before it was made small.
         """
-        self._add({"shrunk": key, "finding": finding.to_json()})
+        self._add({"shrunk": key, "finding": finding_to_json(finding)})
 
     def _add(self, record: dict[str, Any]) -> None:
         text = json.dumps(record, separators=(",", ":"))
@@ -188,7 +189,7 @@ class Journal:
                 round, *place = record["shard"]
                 self._take_in(self.rounds[round], tuple(place), record["tally"])
             else:
-                self.shrunk[record["shrunk"]] = Finding.from_json(record["finding"])
+                self.shrunk[record["shrunk"]] = finding_from_json(record["finding"])
             yield line
 
     @staticmethod

@@ -13,8 +13,9 @@ ends with the same counts as a run that was never disturbed. The shards of a rou
 the exact sum of the rounds before it, so that a resumed run plans the same ones.
 
 Ctrl-C and SIGTERM end the processes and return what was counted until then; a second signal is a
-:class:`KeyboardInterrupt`. At the end each finding is made small, in a process too: if that dies,
-the finding stays as it was, and ``details["shrinking"]`` says why.
+:class:`KeyboardInterrupt`. At the end the findings become the fewest root causes, and each of these
+is made small, in a process too: if that dies, it stays as it was, and its ``why`` says so. A
+campaign whose time is over (``minutes``) goes on to that end with what was asked until then.
 
 It raises :class:`~harness.errors.EngineMissing` and :class:`~harness.errors.InputError` as the
 work's shards do, :class:`~harness.errors.InputError` for a journal or a scheduler that cannot be
@@ -25,7 +26,7 @@ else a shard raises, with its traceback: that is a bug of ours.
 from __future__ import annotations
 
 import dataclasses
-import json
+import math
 import signal
 import threading
 import time
@@ -42,6 +43,7 @@ from harness.campaign.journal import Finished, Journal
 from harness.campaign.progress import CampaignProgress, Meter
 from harness.campaign.split import Attempt, Deaths
 from harness.check.findings.finding import Finding
+from harness.check.findings.roots import root_causes
 from harness.check.findings.tally import Tally
 from harness.check.work import Shard, Work
 from harness.errors import InputError
@@ -93,15 +95,17 @@ def run(
     seconds: float = 300.0,
     on_progress: Callable[[CampaignProgress], None] | None = None,
     stop: Callable[[], bool] | None = None,
+    minutes: float | None = None,
     scheduler: str | None = None,
 ) -> CampaignResult:
-    """Run a work to its end, or until it is stopped.
+    """Run a work to its end, until its time is over, or until it is stopped.
 
     :param workers: how many processes; with a scheduler, the cluster's business.
     :param journal: the file that keeps what is finished; it is taken over if it exists.
     :param seconds: how long a shard may say nothing new before it is said to hang.
     :param on_progress: called a few times a second.
     :param stop: asked a few times a second; true ends the run as Ctrl-C does.
+    :param minutes: after so many, no more cases are asked; None asks them all.
     :param scheduler: the address of a Dask scheduler, ``tcp://host:port``; None runs here.
     :raises InputError: for a journal or a scheduler that cannot be used, or from a shard.
     :raises EngineError: when the engine is missing, or dies on nearly everything.
@@ -116,8 +120,15 @@ def run(
         executor = stack.enter_context(closing(_executor(work, workers, scheduler)))
         running = _Run(work, executor, book, seconds, on_progress)
         running.stopped = lambda: signals.caught or (stop is not None and stop())
+        running.deadline = math.inf if minutes is None else time.monotonic() + 60 * minutes
         try:
-            running.everything()
+            try:
+                running.ask_all()
+            except _TimeOver:
+                # What is still being asked is dropped, for its processes have other work now.
+                executor.close()
+                running.executor = stack.enter_context(closing(_executor(work, workers, scheduler)))
+            running.finish()
         except (_Stopped, KeyboardInterrupt):
             running.interrupted = True
         return running.result()
@@ -133,6 +144,10 @@ def _executor(work: Work, workers: int, scheduler: str | None) -> Executor:
 
 class _Stopped(Exception):
     """The run should end now."""
+
+
+class _TimeOver(Exception):
+    """No more cases should be asked."""
 
 
 class _Signals:
@@ -175,6 +190,7 @@ class _Run:
         self.work, self.executor, self.journal = work, executor, journal
         self.seconds, self.on_progress = seconds, on_progress
         self.stopped: Callable[[], bool] = lambda: False
+        self.deadline = math.inf
         self.deaths = Deaths(work)
         self.meter = Meter()
         self.tally = Tally()
@@ -189,14 +205,19 @@ class _Run:
         self.number = 0
         self.told = 0.0
 
-    def everything(self) -> None:
-        """Run all rounds, and make the findings small."""
+    def ask_all(self) -> None:
+        """Run all rounds."""
         earlier = {} if self.journal is None else self.journal.rounds
         while shards := self.work.plan(self.rounds, Tally() + self.tally):
             self.rounds += 1
             self._round(shards, earlier.pop(self.rounds - 1, Finished()))
         if any(finished.shards for finished in earlier.values()):
             raise self._planned_otherwise(max(earlier))
+
+    def finish(self) -> None:
+        """Find the root causes, and make their questions small."""
+        self.asked.clear()
+        self.doing.clear()
         self._shrink()
         self.complete = True
         self._tell(now=True)
@@ -236,6 +257,8 @@ class _Run:
         running: dict[int, Attempt] = {}
         while True:
             self._stop_if_told()
+            if time.monotonic() >= self.deadline:
+                raise _TimeOver
             self._start(parts, whole, running)
             if not running:
                 return
@@ -286,9 +309,9 @@ class _Run:
         elif event.error is not None:
             raise event.error
         elif attempt.parent is not None:
-            tally = self.deaths.lived(attempt, Tally.from_json(json.loads(event.value)))
+            tally = self.deaths.lived(attempt, event.value)
         else:
-            tally = Tally.from_json(json.loads(event.value))
+            tally = event.value
         if tally is not None:
             if self.journal is not None:
                 self.journal.add_shard(whole, tally.to_json())
@@ -298,13 +321,14 @@ class _Run:
         return parts
 
     def _shrink(self) -> None:
-        """Make the findings small."""
+        """Find the root causes, and make their questions small."""
         self.what = "shrinking"
         shrunk = {} if self.journal is None else dict(self.journal.shrunk)
+        findings = {finding.key: finding for finding in root_causes(self.tally.findings.values())}
         waiting = deque(
             finding
-            for key, finding in sorted(self.tally.findings.items())
-            if finding.case is not None and key not in shrunk
+            for key, finding in sorted(findings.items())
+            if finding.question is not None and key not in shrunk
         )
         running: dict[int, Finding] = {}
         while waiting or running:
@@ -318,22 +342,18 @@ class _Run:
                 small = shrunk[finding.key] = self._small(event, finding)
                 if self.journal is not None:
                     self.journal.add_shrunk(finding.key, small)
-        findings = [
-            shrunk.get(key, finding) for key, finding in sorted(self.tally.findings.items())
-        ]
         self.tally.findings.clear()
-        for finding in findings:
-            self.tally.add(finding)
+        for key, finding in sorted(findings.items()):
+            self.tally.add(shrunk.get(key, finding))
 
     def _small(self, event: Ended, finding: Finding) -> Finding:
         if event.died:
             self.dead += 1
-            why = {"shrinking": f"not done: {event.error}"}
-            return dataclasses.replace(finding, details={**finding.details, **why})
+            return dataclasses.replace(finding, why=f"not made small: {event.error}")
         if event.error is not None:
             raise event.error
-        # What shrinking found out about one case does not change how many there were.
-        small = Finding.from_json(json.loads(event.value))
+        # What shrinking found out about one question does not change how many there were.
+        small: Finding = event.value
         return dataclasses.replace(small, count=finding.count, first=finding.first)
 
     def _tell(self, *, now: bool = False) -> None:

@@ -19,7 +19,6 @@ case that exceeds its share is asked once more with the whole limit before it is
 from __future__ import annotations
 
 import dataclasses
-import json
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -123,8 +122,7 @@ class Deaths:
                 parent._tally.add(_flaky(parent.shard, parent._why))
                 parent._explained = True
             attempt = parent
-        # What comes from a journal is the same to the last tuple.
-        return Tally.from_json(json.loads(json.dumps(attempt._tally.to_json())))
+        return attempt._tally
 
     @staticmethod
     def _limit(part: Shard, whole: Attempt) -> float:
@@ -162,5 +160,5 @@ def _flaky(shard: Shard, why: str) -> Finding:
             f"and not when they were asked again: {why}"
         ),
         first=shard.first,
-        details={"shard": dataclasses.asdict(shard), "why": why},
+        why=why,
     )

@@ -1,63 +1,250 @@
-"""A bench: one RAM and one engine, for case after case; and what makes a difference small on it.
+"""The bench: the only place where prediction meets observation.
 
-A case's words are written, asked about, and cleared again::
+A :class:`Bench` has one RAM and any number of engines over it. :meth:`Bench.ask` writes a
+question's words, lets every engine play its steps, judges each step against the *set* of things
+that the rules permit, and leaves the memory as it was::
 
-    with Bench(case.ram) as bench:
-        prediction, seen, verdict = bench.ask(case)
+    with Bench(question.ram, "unicorn") as bench:
+        answer = bench.ask(question)
+        print(answer.judgement, answer.sentence)
 
-A difference that is not registered is shrunk to a case that runs alone. Whole campaigns are
-:class:`~harness.check.matrix.work.MatrixWork` and :class:`~harness.fuzz.work.FuzzWork`. It raises
-:class:`~harness.errors.EngineError` when the engine is missing or breaks.
+Campaigns, ``harness probe``, reproducers and shrinking all ask a bench. Blocks of a matrix and
+page-table sets are columns of questions; a property test holds their verdicts to these.
 """
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Callable, Iterable
-from contextlib import ExitStack
-from typing import TypeAlias
+import contextlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
 
-from harness.check.case import Case
-from harness.check.cause import cause_of, finding_of, told_as
-from harness.check.findings.finding import Finding
-from harness.check.judge.compare import Difference, Judgement
-from harness.check.model.words import words_of
-from harness.check.registered.access import EngineIdentity, Verdict, judge
-from harness.check.shrink.case import shrink
-from harness.engine import Engine, open_engine
-from harness.errors import EngineError
-from harness.memory import PhysicalMemory, Region
-from harness.outcome import Observation
+from harness.check.codec import prediction_to_json
+from harness.check.judge.access import AccessVerdict, verdict_of_access
+from harness.check.judge.compare import Judgement, worst
+from harness.check.judge.sequence import verdicts_of_steps
+from harness.check.judge.verdict import StepVerdict
+from harness.check.question import Question
+from harness.check.registered.model import Registration
+from harness.cpu import CpuState
+from harness.engine import Engine
+from harness.engine.loading import opener
+from harness.engine.steps import StepResult
+from harness.memory import PhysicalMemory
+from harness.outcome import Access, Observation
 from harness.walker import Walk, walk
 
-__all__ = [
-    "Bench",
-    "Opener",
-    "shrink_difference",
-    "shrink_finding",
-]
+__all__ = ["Answer", "Bench", "EngineAnswer", "EngineId", "EngineSource", "judged"]
 
-Opener: TypeAlias = Callable[[PhysicalMemory], Engine]
-"""What opens an engine over a memory."""
+EngineSource: TypeAlias = str | Callable[[PhysicalMemory], Engine]
+"""A spec that opens an engine, or what does so over a memory."""
+
+
+@dataclass(frozen=True, slots=True)
+class EngineId:
+    """Who answered.
+
+    :ivar name: the engine's name: what is registered of it is found by that.
+    :ivar version: its version.
+    :ivar spec: the string that opens it again.
+    """
+
+    name: str
+    version: str
+    spec: str
+
+    @classmethod
+    def of(cls, engine: Engine, spec: str | None = None) -> EngineId:
+        """Return the identity of an open engine."""
+        return cls(engine.name, engine.version, spec or str(getattr(engine, "spec", engine.name)))
+
+    @property
+    def title(self) -> str:
+        """Name it for people: ``unicorn 2.1.4``, ``mine:CPU (unicorn 2.1.4)``."""
+        named = f"{self.name} {self.version}"
+        return named if self.spec == self.name else f"{self.spec} ({named})"
+
+    def to_json(self) -> dict[str, str]:
+        """Return it as one JSON object."""
+        return {"name": self.name, "version": self.version, "spec": self.spec}
+
+
+@dataclass(frozen=True, slots=True)
+class EngineAnswer:
+    """What became of a question on one engine.
+
+    :ivar engine: which.
+    :ivar verdicts: of the steps, up to and with the first that diverges or cannot be run.
+    """
+
+    engine: EngineId
+    verdicts: tuple[StepVerdict, ...]
+
+    @property
+    def judgement(self) -> Judgement:
+        """Give the worst of the steps' judgements."""
+        return worst(verdict.judgement for verdict in self.verdicts)
+
+    @property
+    def decisive(self) -> StepVerdict:
+        """Give the first step with the worst judgement."""
+        judgement = self.judgement
+        return next(verdict for verdict in self.verdicts if verdict.judgement is judgement)
+
+    @property
+    def rule(self) -> str:
+        """Name the rule that the decisive step is about."""
+        return self.decisive.rule
+
+    @property
+    def level(self) -> int | None:
+        """Give the level that the decisive step is about."""
+        return self.decisive.level
+
+    @property
+    def sentence(self) -> str:
+        """Say in words how the decisive step differs, and which it is; empty if none does."""
+        text = self.decisive.sentence
+        if not text or len(self.verdicts) == 1:
+            return text
+        return f"step {self.verdicts.index(self.decisive) + 1}: {text}"
+
+    @property
+    def known(self) -> tuple[Registration, ...]:
+        """List the registered divergences that were met, each once."""
+        found = {known.name: known for verdict in self.verdicts for known in verdict.known}
+        return tuple(found.values())
+
+    @property
+    def open(self) -> tuple[str, ...]:
+        """Name the open points that were met."""
+        return tuple(dict.fromkeys(name for verdict in self.verdicts for name in verdict.open))
+
+    @property
+    def agree(self) -> bool | None:
+        """Say whether every step agrees; None when it could not be run to its end."""
+        judgement = self.judgement
+        return None if judgement is Judgement.UNSUPPORTED else judgement is Judgement.AGREE
+
+    def steps_to_json(self) -> list[dict[str, Any]]:
+        """Return the verdicts as ``harness probe --json`` prints those of several steps."""
+        return [
+            {
+                "predicted": verdict.permitted,
+                "observed": {self.engine.spec: verdict.result.to_json()},
+                "judgement": str(verdict.judgement),
+            }
+            for verdict in self.verdicts
+        ]
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What became of a question.
+
+    :ivar question: what was asked.
+    :ivar engines: what each engine did, in the bench's order.
+    :ivar walk: the walker's prediction of a question of one access, else None: what a later step
+        may do depends on what the steps before it did.
+    """
+
+    question: Question
+    engines: tuple[EngineAnswer, ...]
+    walk: Walk | None = None
+
+    @property
+    def judgement(self) -> Judgement:
+        """Give the worst judgement on any engine."""
+        return worst(each.judgement for each in self.engines)
+
+    @property
+    def agree(self) -> bool | None:
+        """Say whether all engines that could answer agree; None when none could."""
+        told = [each.agree for each in self.engines if each.agree is not None]
+        return all(told) if told else None
+
+    @property
+    def sentence(self) -> str:
+        """Say in words how the first engine with the worst judgement differs; empty if none."""
+        judgement = self.judgement
+        found = (each.sentence for each in self.engines if each.judgement is judgement)
+        return next(found, "")
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the line that ``harness probe --json`` prints."""
+        if self.walk is None:
+            return self._steps_to_json()
+        line: dict[str, Any] = {
+            "predicted": prediction_to_json(self.walk),
+            "observed": {
+                each.engine.spec: each.verdicts[0].result.seen.to_json() for each in self.engines
+            },
+            "agree": self.agree,
+        }
+        return line | _explained(self.engines)
+
+    def _steps_to_json(self) -> dict[str, Any]:
+        if not self.engines:
+            return {"steps": [], "agree": None}
+        lines = {}
+        for each in self.engines:
+            line: dict[str, Any] = {"steps": each.steps_to_json(), "agree": each.agree}
+            if each.sentence:
+                line |= {"rule": each.rule, "sentence": each.sentence}
+            lines[each.engine.spec] = line | _explained([each])
+        return next(iter(lines.values())) if len(lines) == 1 else {"engines": lines}
+
+
+def _explained(engines: Iterable[EngineAnswer]) -> dict[str, Any]:
+    """Return the registered divergences and the open points that were met, by engine."""
+    line: dict[str, Any] = {}
+    for each in engines:
+        if each.known:
+            names = [known.name for known in each.known]
+            line.setdefault("known", {})[each.engine.spec] = names
+        if each.open:
+            line.setdefault("open", {})[each.engine.spec] = list(each.open)
+    return line
 
 
 class Bench:
-    """One RAM and one engine, for any number of cases with that RAM.
+    """One RAM and some engines, for any number of questions with that RAM.
 
-    :param ram: the regions that every case must have.
-    :param engine: the engine's name, or what opens one over a memory.
-    :raises EngineError: when it is missing or broken.
+    :param ram: the regions that every question must have.
+    :param engines: specs, or what opens an engine over a memory; they share the RAM. Without any,
+        only the walker answers.
+    :raises EngineError: when one is missing or broken.
     """
 
-    def __init__(self, ram: Iterable[tuple[int, int]], engine: str | Opener = "unicorn") -> None:
+    def __init__(self, ram: int | Iterable[tuple[int, int]], *engines: EngineSource) -> None:
         self.memory = PhysicalMemory(ram)
-        self.engine: Engine = (
-            open_engine(self.memory, engine) if isinstance(engine, str) else engine(self.memory)
-        )
+        self._stack = contextlib.ExitStack()
+        opened = []
+        try:
+            for source in engines:
+                open_it = opener(source) if isinstance(source, str) else source
+                engine = open_it(self.memory)
+                self._stack.callback(engine.close)
+                spec = source if isinstance(source, str) else None
+                opened.append((EngineId.of(engine, spec), engine))
+        except BaseException:
+            self._stack.close()
+            raise
+        self.engines: tuple[tuple[EngineId, Engine], ...] = tuple(opened)
+
+    @property
+    def engine(self) -> Engine:
+        """Give the first engine."""
+        return self.engines[0][1]
+
+    @property
+    def engine_id(self) -> EngineId:
+        """Tell who the first engine is."""
+        return self.engines[0][0]
 
     def close(self) -> None:
-        """Give back the engine."""
-        self.engine.close()
+        """Give back the engines."""
+        self._stack.close()
 
     def __enter__(self) -> Bench:
         return self
@@ -65,131 +252,67 @@ class Bench:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def ask(self, case: Case) -> tuple[Walk, Observation, Verdict]:
-        """Ask one case of the walker and of the engine, and leave the memory as it was.
-
-        :param case: its RAM must be the bench's.
-        :raises EngineError: when the engine did not put the memory back.
-        """
+    @contextlib.contextmanager
+    def holding(self, words: Mapping[int, int]) -> Iterator[None]:
+        """Hold words in the memory for a while; they are zero afterwards."""
         memory = self.memory
-        for address, word in case.memory.items():
-            memory.write_u64(address, word)
+        data, offset = memory.words.data, memory.offset
+        places = [offset(pa) >> 3 for pa in words]
+        for place, word in zip(places, words.values(), strict=True):
+            data[place] = word
         try:
-            prediction = walk(memory, case.cpu, case.va, case.access)
-            seen = self.engine.probe(case.cpu, case.va, case.access)
-            verdict = judge(self.engine, memory, prediction, seen)
-            if verdict.difference is not None:
-                verdict = dataclasses.replace(
-                    verdict, difference=dataclasses.replace(verdict.difference, case=case)
-                )
+            yield
         finally:
-            for address in case.memory:
-                memory.write_u64(address, 0)
-        return prediction, seen, verdict
+            for place in places:
+                data[place] = 0
 
-    def shrink(self, difference: Difference, key: str | None = None) -> Difference:
-        """Return a difference of the same cause on the smallest case that shows it.
+    def ask(self, question: Question) -> Answer:
+        """Ask a question of the walker and of every engine, and leave the memory as it was.
 
-        :param difference: one that has its case.
-        :param key: the cause to keep; the likeliest one when it is left out.
+        :param question: its RAM must be the bench's.
+        :raises EngineError: when an engine breaks.
         """
-        return shrink_difference(difference, self._benches, self.engine, key)
+        cpu, single = question.cpu, question.single
+        with self.holding(question.memory):
+            prediction = None
+            if single is not None:
+                prediction = walk(self.memory, cpu, single.va, single.access)
+            answers = []
+            for who, engine in self.engines:
+                if single is None:
+                    results = engine.play(cpu, question.steps)
+                else:
+                    results = [StepResult(engine.probe(cpu, single.va, single.access))]
+                answers.append(judged(who, self.memory, question, results))
+            return Answer(question, tuple(answers), prediction)
 
-    def _benches(self, case: Case) -> Bench | None:
-        return self if case.ram == self.memory.regions else None
+    def ask_access(
+        self, cpu: CpuState, va: int, access: Access
+    ) -> tuple[Walk, Observation, AccessVerdict]:
+        """Ask one access of the walker and of the first engine, in the memory as it stands.
+
+        It is what :meth:`ask` does with a question of one access, without the objects around it:
+        for callers that ask thousands of accesses under the same words (:meth:`holding`).
+        """
+        prediction = walk(self.memory, cpu, va, access)
+        engine = self.engines[0][1]
+        seen = engine.probe(cpu, va, access)
+        return prediction, seen, verdict_of_access(engine, self.memory, prediction, seen)
 
 
-def shrink_difference(
-    difference: Difference,
-    bench_of: Callable[[Case], Bench | None],
-    engine: EngineIdentity,
-    key: str | None = None,
-) -> Difference:
-    """Return a difference of the same cause on the smallest case that shows it.
+def judged(
+    engine: EngineId, memory: PhysicalMemory, question: Question, results: Sequence[StepResult]
+) -> EngineAnswer:
+    """Judge what an engine saw of a question.
 
-    :param difference: one that has its case.
-    :param bench_of: gives the bench with a case's RAM; None where such a case shall not be tried.
     :param engine: who observed.
-    :param key: the cause to keep; the likeliest one when it is left out.
+    :param memory: holds the question's words.
+    :param results: what it saw of each step, up to the last that is to be judged.
     """
-    assert difference.case is not None
-    case, found = difference.case, difference
-    wanted = key or cause_of(words_of(case), found.walk, found.observation, engine).keys[0]
-
-    def differs(case: Case) -> bool:
-        nonlocal found
-        bench = bench_of(case)
-        if bench is None:
-            return False
-        prediction, seen, verdict = bench.ask(case)
-        if verdict.judgement is not Judgement.DIVERGE or verdict.difference is None:
-            return False
-        same = wanted in cause_of(words_of(case), prediction, seen, engine).keys
-        if same:
-            found = verdict.difference
-        return same
-
-    shrink(case, differs)
-    return found
-
-
-def shrink_finding(finding: Finding, engine: str | Opener = "unicorn") -> Finding:
-    """Return a finding with the smallest case that shows its cause.
-
-    What has no case, or no longer differs, comes back as it is. Key, count and first stay;
-    sentence, level and details are those of the small case.
-
-    :param finding: of :func:`~harness.check.cause.finding_of` or
-        :func:`~harness.check.cause.root_causes`.
-    :param engine: the engine's name, or what opens one over a memory.
-    :raises EngineError: when the engine is missing or breaks.
-    """
-    if finding.case is None:
-        return finding
-    if "steps" in finding.case:
-        return _shrink_steps(finding, engine)
-    benches: dict[tuple[Region, ...], Bench] = {}
-    with ExitStack() as stack:
-
-        def bench_of(case: Case) -> Bench:
-            if case.ram not in benches:
-                benches[case.ram] = stack.enter_context(Bench(case.ram, engine))
-            return benches[case.ram]
-
-        case = Case.from_json(finding.case)
-        bench = bench_of(case)
-        _, _, verdict = bench.ask(case)
-        if verdict.judgement is not Judgement.DIVERGE or verdict.difference is None:
-            return finding
-        key = finding.key.partition("|")[0]
-        try:
-            difference = shrink_difference(verdict.difference, bench_of, bench.engine, key)
-        except EngineError:
-            return finding
-        small = finding_of(difference, Verdict(Judgement.DIVERGE, difference), bench.engine)
-    return told_as(small, finding)
-
-
-def _shrink_steps(finding: Finding, engine: str | Opener) -> Finding:
-    # Imported here: most findings are one access, and reproducer.py needs this module.
-    from harness.check.findings.reproducer import judge_json
-    from harness.check.scenario import Scenario, ask
-    from harness.check.shrink.sequence import shrink_scenario
-
-    scenario = Scenario.from_json(finding.case)
-    with Bench(scenario.ram, engine) as bench:
-        answer = ask(bench.engine, scenario)
-        if answer.judgement is not Judgement.DIVERGE:
-            return finding
-        wanted = answer.kind
-
-        def differs(candidate: Scenario) -> bool:
-            try:
-                found = ask(bench.engine, candidate)
-            except EngineError:
-                return False
-            return found.judgement is Judgement.DIVERGE and found.kind == wanted
-
-        small = shrink_scenario(scenario, differs)
-    told = judge_json(small.to_json(), engine).finding
-    return finding if told is None else told_as(told, finding)
+    cpu, single = question.cpu, question.single
+    if single is None:
+        steps = question.steps[: len(results)]
+        return EngineAnswer(engine, tuple(verdicts_of_steps(engine, memory, cpu, steps, results)))
+    prediction = walk(memory, cpu, single.va, single.access)
+    verdict = verdict_of_access(engine, memory, prediction, results[0].seen)
+    return EngineAnswer(engine, (StepVerdict.of_access(single, results[0], prediction, verdict),))

@@ -33,9 +33,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harness.address import PageSize, format_address
-from harness.check.judge.compare import Judgement, case_of
-from harness.check.registered.access import judge
-from harness.check.report import Finding, SetReport, Tally
+from harness.check.judge.access import verdict_of_access
+from harness.check.judge.compare import Judgement
+from harness.check.question import question_of
+from harness.check.set_report import SetFinding, SetReport, SetTally
 from harness.cpu import RFLAGS, CpuState
 from harness.engine import Engine, open_engine
 from harness.isolate import doing
@@ -101,7 +102,7 @@ def _compare_lists(tables: PageTableSet, pages: Leaves, report: SetReport) -> No
     if len(pages) != len(order):
         report.wrong += 1
         sentence = f"the tables map {len(pages)} pages, and truth.csv lists {len(order)}"
-        report.findings.append(Finding(sentence))
+        report.findings.append(SetFinding(sentence))
         return
     for word, our, their in zip(names, ours, theirs, strict=True):
         differ = our != their[order]
@@ -109,7 +110,7 @@ def _compare_lists(tables: PageTableSet, pages: Leaves, report: SetReport) -> No
             row = int(differ.argmax())
             report.wrong += int(differ.sum())
             report.findings.append(
-                Finding(
+                SetFinding(
                     f"the {word} of the page at {format_address(int(pages.va[row]))} must be "
                     f"{int(their[order][row]):#x} as truth.csv says, and the walker lists "
                     f"{int(our[row]):#x}"
@@ -193,11 +194,13 @@ class _Check:
         if not np.array_equal(by_frame[frames], before):
             self.report.wrong += 1
             self.report.findings.append(
-                Finding("the probes must leave the tables as they were, and some entries changed")
+                SetFinding(
+                    "the probes must leave the tables as they were, and some entries changed"
+                )
             )
 
-    def _tally(self, question: str) -> Tally:
-        tally = Tally(question)
+    def _tally(self, question: str) -> SetTally:
+        tally = SetTally(question)
         self.report.tallies.append(tally)
         return tally
 
@@ -211,7 +214,12 @@ class _Check:
         self.memory.words[offsets[free] >> 3] = (pas[free] & ~_U64(7)) << _U64(8) | _U64(_HLT)
 
     def _ask(
-        self, tally: Tally, cpu: CpuState, vas: _Column, access: Access, expected: _Expected | None
+        self,
+        tally: SetTally,
+        cpu: CpuState,
+        vas: _Column,
+        access: Access,
+        expected: _Expected | None,
     ) -> None:
         """Ask one question of many addresses, in columns."""
         asked, doubtful = self._stand_in(cpu, vas, access)
@@ -302,7 +310,7 @@ class _Check:
         return np.asarray(inside & same, np.bool_)
 
     def _look_at(
-        self, tally: Tally, cpu: CpuState, asked: CpuState, vas: _Column, access: Access
+        self, tally: SetTally, cpu: CpuState, asked: CpuState, vas: _Column, access: Access
     ) -> None:
         """Judge rows that differ, one by one."""
         for va in vas[:_JUDGED].tolist():
@@ -312,7 +320,7 @@ class _Check:
 
     def _judge(
         self,
-        tally: Tally,
+        tally: SetTally,
         cpu: CpuState,
         asked: CpuState,
         va: int,
@@ -321,21 +329,22 @@ class _Check:
         differed: bool = False,
     ) -> None:
         prediction = walk(self.memory, cpu, va, access)
-        verdict = judge(self.engine, self.memory, prediction, self.engine.probe(asked, va, access))
+        seen = self.engine.probe(asked, va, access)
+        verdict = verdict_of_access(self.engine, self.memory, prediction, seen)
         judgement, difference = verdict.judgement, verdict.difference
-        sentence, case = "", None
+        sentence = ""
         if difference is not None:
-            sentence, case = difference.sentence, difference.case
+            sentence = difference.sentence
         elif differed and judgement is Judgement.AGREE:
             judgement = Judgement.DIVERGE
             sentence = (
                 f"a {access.kind} of {format_address(va)} at CPL {cpu.cpl} agrees with the walker "
                 "when it is asked alone, and with something else in a batch or in QEMU"
             )
-            case = case_of(self.memory, prediction)
         tally.count(judgement)
         if judgement is Judgement.DIVERGE and len(self.report.findings) < _SHOWN:
-            self.report.findings.append(Finding(f"{tally.question}: {sentence}", case))
+            question = question_of(self.memory, prediction)
+            self.report.findings.append(SetFinding(f"{tally.question}: {sentence}", question))
 
     def _ask_singly(self) -> None:
         """Ask some of the six questions with every accessed and dirty bit."""

@@ -22,11 +22,11 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from harness.check.kernels import KernelVerdict
-    from harness.check.report import SetReport
+    from harness.check.set_report import SetReport
 
 __all__ = ["check"]
 
-_COUNTS: Final = ("probes", "agree", "known", "diverge", "unsupported")
+_COUNTS: Final = ("probes", "agree", "open", "known", "diverge", "unsupported")
 _WORKERS: Final = 2
 _SECONDS: Final = 3600.0
 # Narrower terminals are shown fewer columns.
@@ -291,8 +291,9 @@ def _print_findings(console: Console, report: SetReport) -> None:
 
     for finding in report.findings:
         console.print(Text(f"✗ {report.name}: {finding.sentence}", style="red"))
-        if finding.case is not None:
-            console.print(Text(f"  harness probe with this line: {finding.case.line()}"))
+        if finding.question is not None:
+            line = finding.question.line()
+            console.print(Text(f"  harness probe with this line: {line}"))
     for note in report.notes:
         for line in wrap(f"{report.name}: {note}", console.width - 1):
             console.print(Text(line, style="dim"))

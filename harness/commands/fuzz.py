@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import click
 
-from harness.commands.campaign import (
-    Campaign,
+from harness.commands.campaign import Campaign, run_campaign
+from harness.commands.campaign_options import (
     Settings,
     campaign_options,
     command_line,
-    run_campaign,
     settings_words,
 )
 from harness.errors import InputError

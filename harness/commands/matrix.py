@@ -9,17 +9,17 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from harness.commands.campaign import (
-    Campaign,
+from harness.commands.campaign import Campaign, run_campaign
+from harness.commands.campaign_options import (
     Settings,
     campaign_options,
     command_line,
-    run_campaign,
     settings_words,
 )
 from harness.errors import InputError
 
 if TYPE_CHECKING:
+    from harness.check.findings.finding import Finding
     from harness.check.matrix.spaces import Space
     from harness.check.matrix.work import MatrixWork
 
@@ -61,7 +61,7 @@ def matrix(
         _describe(work, as_json=settings.as_json)
         return
     if case is not None:
-        raise SystemExit(_show(work, case, asked, as_json=settings.as_json))
+        raise SystemExit(_show(work, case, as_json=settings.as_json))
     campaign = Campaign(
         work=work,
         settings=settings,
@@ -123,25 +123,24 @@ class _Asked:
         return tuple(facts)
 
 
-def _show(work: MatrixWork, number: int, asked: _Asked, *, as_json: bool) -> int:
+def _show(work: MatrixWork, number: int, *, as_json: bool) -> int:
     """Show one case: its bits, the walk, what the engine does."""
-    from harness.check.findings.reproducer import judge_json
-    from harness.engine.loading import opener
+    from harness.check.findings.reproducer import reproduce
     from harness.isolate import isolated
 
     bits = work.bits(number)
-    question = work.block(number).to_json(0)
-    judged = isolated(judge_json, question, opener(work.engine))
+    question = work.block(number).question(0)
+    found = isolated(reproduce, question, work.engine)
     if as_json:
         click.echo(
             json.dumps(
                 {
                     "case": number,
                     "bits": list(bits),
-                    "judgement": judged.judgement,
-                    "question": question,
-                    "explanation": judged.explanation,
-                    "finding": None if judged.finding is None else judged.finding.to_json(),
+                    "judgement": str(found.judgement),
+                    "question": question.to_json(),
+                    "explanation": found.story,
+                    "finding": None if found.finding is None else _finding(found.finding),
                 }
             )
         )
@@ -149,13 +148,19 @@ def _show(work: MatrixWork, number: int, asked: _Asked, *, as_json: bool) -> int
         from harness.show.console import console
 
         out = console()
-        out.print(f"case {number:,} of {work.name}: {judged.judgement}", style="bold", markup=False)
+        out.print(f"case {number:,} of {work.name}: {found.judgement}", style="bold", markup=False)
         out.print(" ".join(bits) or "no bit is set", markup=False)
         out.print()
-        out.print(judged.explanation, markup=False, soft_wrap=True)
+        out.print(found.story, markup=False, soft_wrap=True)
         out.print()
-        out.print(f"as a case: {json.dumps(question)}", markup=False, soft_wrap=True, style="dim")
-    return int(judged.judgement == "diverge")
+        out.print(f"as a question: {question.line()}", markup=False, soft_wrap=True, style="dim")
+    return int(found.judgement == "diverge")
+
+
+def _finding(finding: Finding) -> dict[str, Any]:
+    from harness.show.from_result import finding_report
+
+    return finding_report(finding).to_json()
 
 
 def _describe(work: MatrixWork, *, as_json: bool) -> None:

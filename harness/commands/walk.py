@@ -184,7 +184,7 @@ def _tell(opened: Snapshot, cpu: CpuState, va: int, access: Access, *, as_json: 
 
 
 def _json(found: Walk) -> dict[str, Any]:
-    from harness.check.case import prediction_to_json
+    from harness.check.codec import prediction_to_json
     from harness.describe.walks import explain
 
     return {

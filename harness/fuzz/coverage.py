@@ -1,6 +1,6 @@
 """Coverage: which rules were put to the test, at which levels, by which accesses, in which modes.
 
-A cell is rule × level × kind of access × CPU mode (:func:`harness.check.findings.tally.cell`).
+A cell is rule × level × kind of access × CPU mode (:class:`~harness.check.findings.tally.Cell`).
 :func:`cells_of` names the cells of one walk: the rule that decided, and every other that had a
 part in the prediction (bits that had to be set, a key that had to be heeded, a page reached through
 an entry that was used twice). :func:`reachable` lists the cells that a campaign can meet at all,
@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final
 
-from harness.check.findings.tally import cell
+from harness.check.findings.tally import Cell
 from harness.outcome import Outcome
 from harness.walker import RULES, Walk
 
@@ -45,10 +45,10 @@ _Met = tuple[str, int | None]
 _LEVELS: Final = (None, 1, 2, 3, 4, 5)
 _LEAVES: Final = (1, 2, 3)
 
-_cell = lru_cache(maxsize=1 << 14)(cell)
+_cell = lru_cache(maxsize=1 << 14)(Cell)
 
 
-def cells_of(walk: Walk) -> set[str]:
+def cells_of(walk: Walk) -> set[Cell]:
     """Name the cells that a case counts in.
 
     :param walk: a prediction that an engine is asked to confirm.
@@ -184,10 +184,10 @@ _ONLY: Final[tuple[tuple[frozenset[str], Callable[[str, str], bool], str], ...]]
 
 
 @lru_cache(maxsize=1)
-def reachable() -> frozenset[str]:
+def reachable() -> frozenset[Cell]:
     """Return the cells that plain cases can meet."""
     return frozenset(
-        cell(rule, level, kind, mode)
+        Cell(rule, level, kind, mode)
         for rule in RULES
         for level in _LEVELS
         for kind in KINDS
@@ -196,14 +196,14 @@ def reachable() -> frozenset[str]:
     )
 
 
-def rare(coverage: Mapping[str, int], *, below: int = 20, most: int = 300) -> list[str]:
+def rare(coverage: Mapping[Cell, int], *, below: int = 20, most: int = 300) -> list[str]:
     """Name the reachable cells that were met least, the rarest first.
 
     :param coverage: how often each cell was met.
     :param below: what counts as rare.
     :param most: how many to name.
     """
-    found = sorted((coverage.get(name, 0), name) for name in reachable())
+    found = sorted((coverage.get(cell, 0), cell.name) for cell in reachable())
     return [name for count, name in found[:most] if count < below]
 
 
@@ -222,20 +222,20 @@ class Row:
     met: int
     reachable: int
     cases: int
-    missing: tuple[str, ...]
+    missing: tuple[Cell, ...]
 
 
-def table(coverage: Mapping[str, int]) -> list[Row]:
+def table(coverage: Mapping[Cell, int]) -> list[Row]:
     """Sum up coverage by rule, in the order of the rules; the last row is the sum of all.
 
     :param coverage: how often each cell was met; cells of scenarios are left out.
     """
     rows = []
-    cells = sorted(reachable())
+    cells = sorted(reachable(), key=lambda cell: cell.name)
     for rule in RULES:
-        own = [name for name in cells if name.partition("/")[0] == rule]
-        missing = tuple(name for name in own if not coverage.get(name))
-        count = sum(coverage.get(name, 0) for name in own)
+        own = [cell for cell in cells if cell.rule == rule]
+        missing = tuple(cell for cell in own if not coverage.get(cell))
+        count = sum(coverage.get(cell, 0) for cell in own)
         rows.append(Row(rule, len(own) - len(missing), len(own), count, missing))
     rows.append(
         Row(
@@ -243,7 +243,7 @@ def table(coverage: Mapping[str, int]) -> list[Row]:
             sum(row.met for row in rows),
             sum(row.reachable for row in rows),
             sum(row.cases for row in rows),
-            tuple(name for row in rows for name in row.missing),
+            tuple(cell for row in rows for cell in row.missing),
         )
     )
     return rows

@@ -17,7 +17,7 @@ from __future__ import annotations
 from random import Random
 from typing import Final
 
-from harness.check.scenario import Scenario
+from harness.check.question import Question
 from harness.cpu import RFLAGS
 from harness.engine.steps import DeliverStep
 from harness.fuzz.scenario_cpu import scenario_cpu
@@ -41,7 +41,7 @@ _FRAMES = 0x1_0000
 _CODE, _DATA = 0x08, 0x10
 
 
-def generate(seed: int, number: int) -> Scenario:
+def generate(seed: int, number: int) -> Question:
     """Make one random scenario.
 
     :param seed: names the sequence; 0 or more.
@@ -67,7 +67,7 @@ class _Maker:
         self._levels = self._cpu.levels
         self._memory: dict[int, int] = {}
 
-    def scenario(self) -> Scenario:
+    def scenario(self) -> Question:
         """Make it."""
         rng = self._rng
         self._tables()
@@ -103,7 +103,7 @@ class _Maker:
             ss=0x1B if ring3 else _DATA,
             cr2=rng.getrandbits(40),
         )
-        return Scenario(self._cpu, RAM, self._memory, [step])
+        return Question(self._cpu, RAM, self._memory, [step])
 
     def _tables(self) -> None:
         rng = self._rng

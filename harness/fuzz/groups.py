@@ -5,7 +5,7 @@ share them. The case with number n is the access ``n % 16`` of group ``n // 16``
 the seed, the number and the knobs alone::
 
     >>> one = case(7, 1234, DEFAULTS)
-    >>> one == group(7, 1234 // SIZE, DEFAULTS).case(1234 % SIZE)
+    >>> one == group(7, 1234 // SIZE, DEFAULTS).question(1234 % SIZE)
     True
 
 Each case stands alone nevertheless: its words are those of the whole space, of which shrinking
@@ -18,7 +18,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
-from harness.check.case import Case
+from harness.check.question import Question
 from harness.cpu import CpuState
 from harness.fuzz.aims import random_access, random_address
 from harness.fuzz.dice import Dice
@@ -61,13 +61,13 @@ class Group:
     features: frozenset[str]
     asks: tuple[Ask, ...]
 
-    def case(self, place: int) -> Case:
+    def question(self, place: int) -> Question:
         """Return one of its cases.
 
         :param place: 0 to 15.
         """
         ask = self.asks[place]
-        return Case(ask.cpu, RAM, self.words, ask.va, ask.access)
+        return Question.of_access(ask.cpu, RAM, self.words, ask.va, ask.access)
 
 
 def group(seed: int, number: int, knobs: Mapping[str, float]) -> Group:
@@ -94,19 +94,19 @@ def group(seed: int, number: int, knobs: Mapping[str, float]) -> Group:
     return Group(space.words, frozenset(space.features), tuple(asks))
 
 
-def case(seed: int, number: int, knobs: Mapping[str, float]) -> Case:
+def case(seed: int, number: int, knobs: Mapping[str, float]) -> Question:
     """Make the case of a number.
 
     :param seed: names the sequence; 0 or more.
     :param number: its place in the sequence, 0 or more.
     :param knobs: how often each feature occurs.
     """
-    return group(seed, number // SIZE, knobs).case(number % SIZE)
+    return group(seed, number // SIZE, knobs).question(number % SIZE)
 
 
 def generate(
     seed: int, count: int, *, start: int = 0, knobs: Mapping[str, float] = DEFAULTS
-) -> Iterator[Case]:
+) -> Iterator[Question]:
     """Make cases one after another.
 
     :param seed: names the sequence; 0 or more.
@@ -119,4 +119,4 @@ def generate(
         if number // SIZE != made:
             made = number // SIZE
             shared = group(seed, made, knobs)
-        yield shared.case(number % SIZE)
+        yield shared.question(number % SIZE)

@@ -17,7 +17,7 @@ from __future__ import annotations
 from random import Random
 from typing import Final
 
-from harness.check.scenario import Scenario
+from harness.check.question import Question
 from harness.cpu import RFLAGS
 from harness.engine.steps import ExecuteStep
 from harness.fuzz.scenario_cpu import scenario_cpu
@@ -46,7 +46,7 @@ _STACK = (
 )
 
 
-def generate(seed: int, number: int) -> Scenario:
+def generate(seed: int, number: int) -> Question:
     """Make one random scenario.
 
     :param seed: names the sequence; 0 or more.
@@ -71,7 +71,7 @@ class _Maker:
         self._levels = self._cpu.levels
         self._memory: dict[int, int] = {}
 
-    def scenario(self) -> Scenario:
+    def scenario(self) -> Question:
         """Make it."""
         rng = self._rng
         self._tables()
@@ -106,7 +106,7 @@ class _Maker:
         if "cmpxchg16b" in text and rng.random() < 0.8:
             registers["rdi"] &= ~15
         step = ExecuteStep(text, registers, rng.choice((None, None, 0, 3)))
-        return Scenario(self._cpu, RAM, self._memory, [step])
+        return Question(self._cpu, RAM, self._memory, [step])
 
     def _tables(self) -> None:
         rng = self._rng

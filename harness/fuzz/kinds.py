@@ -1,7 +1,7 @@
 """The kinds of groups: plain cases, and what takes several steps on one CPU.
 
 Which kind a group is of depends on the seed, its number and the knobs. A kind of scenarios is a
-function from seed and number to a :class:`~harness.check.scenario.Scenario`, the RAM of all that it
+function from seed and number to a :class:`~harness.check.scenario.Question`, the RAM of all that it
 makes, and a knob of the same name: one line of :data:`SCENARIOS`. Nothing here fails.
 """
 
@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Final, NamedTuple
 
-from harness.check.scenario import Scenario
+from harness.check.question import Question
 from harness.engine.steps import AccessStep, DeliverStep, ExecuteStep, Step
 from harness.fuzz import deliveries, instructions, sequences
 from harness.fuzz.dice import Dice
@@ -22,7 +22,7 @@ __all__ = ["SCENARIOS", "STEPS", "Scenarios", "kind_of", "step_kind"]
 class Scenarios(NamedTuple):
     """A kind of scenarios: what makes the one of a seed and a number, and their RAM."""
 
-    generate: Callable[[int, int], Scenario]
+    generate: Callable[[int, int], Question]
     ram: tuple[tuple[int, int], ...]
 
 

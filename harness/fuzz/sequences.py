@@ -18,7 +18,7 @@ from __future__ import annotations
 from random import Random
 from typing import Final
 
-from harness.check.scenario import Scenario
+from harness.check.question import Question
 from harness.cpu import CR0, CR4, EFER, RFLAGS
 from harness.engine.steps import AccessStep, ControlStep, InvlpgStep, Step, WriteStep
 from harness.fuzz.scenario_cpu import scenario_cpu
@@ -41,7 +41,7 @@ _WP, _NXE, _AC = int(CR0.WP), int(EFER.NXE), int(RFLAGS.AC)
 _PGE, _SMEP, _SMAP, _PKE = (int(bit) for bit in (CR4.PGE, CR4.SMEP, CR4.SMAP, CR4.PKE))
 
 
-def generate(seed: int, number: int) -> Scenario:
+def generate(seed: int, number: int) -> Question:
     """Make one random scenario.
 
     :param seed: names the sequence; 0 or more.
@@ -69,7 +69,7 @@ class _Maker:
         self._steps: list[Step] = []
         self._generous = rng.random() < 0.6
 
-    def scenario(self) -> Scenario:
+    def scenario(self) -> Question:
         """Make it."""
         rng = self._rng
         indices = [rng.randrange(1, 250) for _ in range(2)]
@@ -91,7 +91,7 @@ class _Maker:
                 self._invalidate(rng.choice(self._places))
             else:
                 self._control()
-        return Scenario(self._cpu, RAM, memory, self._steps)
+        return Question(self._cpu, RAM, memory, self._steps)
 
     def _place(self, indices: list[int]) -> int:
         """Choose a page of which the higher indices are those of its neighbours."""

@@ -23,17 +23,15 @@ from functools import cache
 from importlib.metadata import version
 from typing import Any, Final
 
-from harness.check.bench import Bench, shrink_finding
-from harness.check.case import Case
-from harness.check.cause import finding_of
-from harness.check.findings.finding import Finding
-from harness.check.findings.reproducer import judge_json
-from harness.check.findings.tally import Tally, cell
+from harness.check.bench import Bench, EngineAnswer, judged
+from harness.check.findings.finding import BROKE, Finding, broken, finding_of
+from harness.check.findings.tally import Cell, Tally
+from harness.check.judge.access import AccessVerdict
 from harness.check.judge.compare import Judgement
-from harness.check.registered.access import Verdict, judge
-from harness.check.scenario import Scenario, ScenarioAnswer, ask
+from harness.check.question import Question
+from harness.check.shrink.finding import shrink_finding
 from harness.check.work import Shard
-from harness.engine.loading import opener
+from harness.engine.steps import StepResult
 from harness.errors import EngineError, InputError
 from harness.fuzz.coverage import cells_of, rare
 from harness.fuzz.groups import SIZE, Group, group
@@ -42,8 +40,7 @@ from harness.fuzz.spaces import RAM
 from harness.fuzz.steer import DEFAULTS, turned
 from harness.isolate import doing
 from harness.memory import PhysicalMemory
-from harness.outcome import Outcome
-from harness.walker import walk
+from harness.outcome import Observation, Outcome
 
 __all__ = ["LONGEST", "FuzzWork"]
 
@@ -130,24 +127,25 @@ class FuzzWork:
                     counter.play(kind, SCENARIOS[kind].generate(self.seed, case), case)
         return counter.finished()
 
-    def question(self, number: int, knobs: Mapping[str, float] = DEFAULTS) -> Case | Scenario:
-        """Return the case or the scenario of a number.
+    def question(self, number: int, knobs: Mapping[str, float] = DEFAULTS) -> Question:
+        """Return the question of a number.
 
         :param number: 0 or more.
         :param knobs: those of its round; of the first round when left out.
         """
         kind = kind_of(self.seed, number // SIZE, knobs)
         if kind is None:
-            return group(self.seed, number // SIZE, knobs).case(number % SIZE)
+            return group(self.seed, number // SIZE, knobs).question(number % SIZE)
         return SCENARIOS[kind].generate(self.seed, number)
 
     def describe(self, shard: Shard, why: str) -> Finding:
         """Return the finding that the engine died or hung on the one case of a shard."""
-        return _broken(self.question(shard.first, shard.spec["knobs"]), shard.first, why)
+        question = self.question(shard.first, shard.spec["knobs"])
+        return _broken(question, shard.first, why, self.engine)
 
     def shrunk(self, finding: Finding) -> Finding:
         """Return a finding with the smallest case that shows it."""
-        return shrink_finding(finding, opener(self.engine))
+        return shrink_finding(finding, self.engine)
 
 
 def _length(round: int) -> int:
@@ -165,7 +163,7 @@ def _groups(shard: Shard) -> Iterator[tuple[int, range]]:
 @cache
 def _bench(engine: str, ram: tuple[tuple[int, int], ...]) -> Bench:
     # One for each process: opening an engine takes longer than many cases.
-    return Bench(ram, opener(engine))
+    return Bench(ram, engine)
 
 
 class _Counter:
@@ -177,58 +175,47 @@ class _Counter:
         self._tally = Tally()
         self._judgements: Counter[Judgement] = Counter()
         self._outcomes: Counter[tuple[Outcome, int | None]] = Counter()
-        self._opener = opener(engine)
         self._known: dict[tuple[object, ...], str] = {}
         self._told: dict[tuple[object, ...], str] = {}
 
     def ask(self, asked: Group, places: range, number: int) -> None:
-        """Ask plain cases.
+        """Ask questions of one access, which share their words.
 
         :param asked: the group.
-        :param places: which of its cases.
-        :param number: of its first case.
+        :param places: which of its questions.
+        :param number: of its first question.
         """
         bench = _bench(self._engine, RAM)
-        memory, engine, wanted = bench.memory, bench.engine, self._wanted
+        wanted = self._wanted
         coverage, steering = self._tally.coverage, self._tally.steering
-        probe = engine.probe
         credits = 0
         self._told.clear()
-        words = memory.words.data
-        indices = [memory.offset(at) >> 3 for at in asked.words]
-        for at, word in zip(indices, asked.words.values(), strict=True):
-            words[at] = word
-        try:
+        with bench.holding(asked.words):
             for place in places:
                 cpu, va, access, features = asked.asks[place]
-                prediction = walk(memory, cpu, va, access)
                 try:
-                    seen = probe(cpu, va, access)
+                    prediction, seen, verdict = bench.ask_access(cpu, va, access)
                 except EngineError as error:
-                    self._broke(asked.case(place), number + place, error)
-                    _clear(memory, asked.words)
+                    self._broke(asked.question(place), number + place, error)
+                    _clear(bench.memory, asked.words)
                     continue
-                verdict = judge(engine, memory, prediction, seen)
                 judgement = verdict.judgement
                 self._judgements[judgement] += 1
                 credit = False
                 if judgement is not Judgement.UNSUPPORTED:
                     cells = cells_of(prediction)
                     coverage.update(cells)
-                    credit = not wanted.isdisjoint(cells)
+                    credit = not wanted.isdisjoint(cell.name for cell in cells)
                     self._outcomes[prediction.outcome, prediction.error_code] += 1
                     if verdict.difference is not None:
                         credit |= judgement is Judgement.DIVERGE
-                        self._differs(verdict, asked, place, number)
+                        self._differs(verdict, seen, asked, place, number)
                 else:
                     self._tally.unsupported[_plain(str(seen.reason))] += 1
                 steering.update(features)
                 if credit:
                     credits += 1
                     steering.update([name + "!" for name in features])
-        finally:
-            for at in indices:
-                words[at] = 0
         self._tally.cases += len(places)
         steering[""] += len(places)
         for name in asked.features:
@@ -238,20 +225,24 @@ class _Counter:
             for name in asked.features:
                 steering[name + "!"] += credits
 
-    def _differs(self, verdict: Verdict, asked: Group, place: int, number: int) -> None:
+    def _differs(
+        self, verdict: AccessVerdict, seen: Observation, asked: Group, place: int, number: int
+    ) -> None:
         """Count a difference under its cause, which is looked for once a group and kind."""
         difference = verdict.difference
         assert difference is not None
-        names = tuple(known.name for known in verdict.known)
-        self._tally.known.update(names)
+        self._tally.known.update(known.name for known in verdict.known)
+        self._tally.open.update(verdict.open)
+        names = (*(known.name for known in verdict.known), *verdict.open)
         told, kind = (self._known, names) if names else (self._told, difference.kind)
         key = told.get(kind)
         if key is not None:
             self._again(key)
             return
-        difference = dataclasses.replace(difference, case=asked.case(place))
-        engine = _bench(self._engine, RAM).engine
-        finding = finding_of(difference, verdict, engine, number + place)
+        question = asked.question(place)
+        bench = _bench(self._engine, RAM)
+        answer = judged(bench.engine_id, bench.memory, question, [StepResult(seen)])
+        finding = finding_of(question, answer, number + place)
         self._tally.add(finding)
         told[kind] = finding.key
 
@@ -259,46 +250,45 @@ class _Counter:
         finding = self._tally.findings[key]
         self._tally.findings[key] = dataclasses.replace(finding, count=finding.count + 1)
 
-    def play(self, kind: str, scenario: Scenario, number: int) -> None:
-        """Ask a scenario.
+    def play(self, kind: str, question: Question, number: int) -> None:
+        """Ask a question of several steps.
 
         :param kind: its knob.
-        :param number: of the case.
+        :param number: of the question.
         """
         tally = self._tally
-        engine = _bench(self._engine, SCENARIOS[kind].ram).engine
+        bench = _bench(self._engine, SCENARIOS[kind].ram)
+        tally.cases += 1
         try:
-            answer = ask(engine, scenario)
+            answer = bench.ask(question).engines[0]
         except EngineError as error:
-            self._broke(scenario, number, error)
-            tally.cases += 1
-            _clear(engine.memory, {})
+            self._broke(question, number, error)
+            _clear(bench.memory, {})
             return
         judgement = answer.judgement
         self._judgements[judgement] += 1
-        tally.cases += 1
         if judgement is Judgement.UNSUPPORTED:
             tally.unsupported[_plain(answer.sentence)] += 1
             return
-        cells = _cells_of_scenario(scenario, answer)
-        tally.coverage.update(cells)
+        tally.coverage.update(_cells_of_steps(question, answer))
         tally.outcomes[kind] += 1
-        tally.known.update(answer.known)
-        if judgement is not Judgement.AGREE:
-            told = (judgement, answer.rule, answer.kind)  # what its finding's key is made of
-            key = self._known.get(told)
-            if key is not None:
-                self._again(key)
-                return
-            finding = judge_json(scenario.to_json(), self._opener).finding
-            if finding is not None:
-                tally.add(dataclasses.replace(finding, first=number))
-                self._known[told] = finding.key
+        tally.known.update(known.name for known in answer.known)
+        tally.open.update(answer.open)
+        if judgement in (Judgement.AGREE, Judgement.DELIVERED):
+            return
+        told = (judgement, answer.rule, answer.decisive.kind)  # what its finding's key is made of
+        key = self._known.get(told)
+        if key is not None:
+            self._again(key)
+            return
+        finding = finding_of(question, answer, number)
+        tally.add(finding)
+        self._known[told] = finding.key
 
-    def _broke(self, question: Case | Scenario, number: int, error: EngineError) -> None:
-        """Count a case of which the engine said itself that it went wrong."""
-        self._tally.judgements["broke"] += 1
-        self._tally.add(_broken(question, number, str(error)))
+    def _broke(self, question: Question, number: int, error: EngineError) -> None:
+        """Count a question of which the engine said itself that it went wrong."""
+        self._tally.judgements[BROKE] += 1
+        self._tally.add(_broken(question, number, str(error), self._engine))
 
     def finished(self) -> Tally:
         """Return the counts."""
@@ -311,15 +301,8 @@ class _Counter:
         return tally
 
 
-def _broken(question: Case | Scenario, number: int, why: str) -> Finding:
-    return Finding(
-        key=f"broke: {why}",
-        judgement="broke",
-        rule="",
-        sentence=f"the engine broke on case {number}: {why}",
-        first=number,
-        case=question.to_json(),
-    )
+def _broken(question: Question, number: int, why: str, engine: str) -> Finding:
+    return broken(question, number, f"the engine broke on case {number}: {why}", why, engine)
 
 
 def _clear(memory: PhysicalMemory, words: Mapping[int, int]) -> None:
@@ -334,14 +317,14 @@ def _plain(reason: str) -> str:
     return reason.partition(" (")[0]
 
 
-def _cells_of_scenario(scenario: Scenario, answer: ScenarioAnswer) -> set[str]:
+def _cells_of_steps(question: Question, answer: EngineAnswer) -> set[Cell]:
     cells = set()
-    levels = scenario.cpu.levels
+    levels = question.cpu.levels
     for verdict in answer.verdicts:
         kind = step_kind(verdict.step)
         if kind is not None:
             cpl = getattr(verdict.step, "cpl", None)
-            user = (scenario.cpu.cpl if cpl is None else cpl) == 3
+            user = (question.cpu.cpl if cpl is None else cpl) == 3
             mode = f"{'user' if user else 'kernel'}{levels}"
-            cells.add(cell(verdict.rule, verdict.level, kind, mode))
+            cells.add(Cell(verdict.rule, verdict.level, kind, mode))
     return cells

@@ -16,12 +16,10 @@ import dataclasses
 from collections.abc import Callable, Iterable, Iterator
 from typing import Final
 
-from harness.check.case import Case
-from harness.check.cause import root_causes
 from harness.check.findings.finding import Finding
+from harness.check.findings.roots import root_causes
 from harness.check.findings.tally import Tally
 from harness.check.matrix.work import MatrixWork
-from harness.check.scenario import Scenario
 from harness.check.work import Shard
 from harness.engine.steps import AccessStep
 from harness.fuzz.kinds import SCENARIOS
@@ -170,9 +168,7 @@ def _told(
     small = work.shrunk(main)
     words, bound = _sizes(small)
     named = (small.rule, small.level) == (flaw.rule, flaw.level)
-    others = ", ".join(
-        f"{one.key.partition('|')[0]} ({one.count})" for one in causes if one is not main
-    )
+    others = ", ".join(f"{_cause(one)} ({one.count})" for one in causes if one is not main)
     return dataclasses.replace(
         row,
         found=True,
@@ -183,25 +179,26 @@ def _told(
         walk_entries=bound,
         named_rule=small.rule,
         named_level=small.level,
-        key=small.key.partition("|")[0],
+        key=_cause(small),
         right=named and len(causes) == 1 and (words or 0) <= (bound or 0),
         note=f"also reported: {others}" if others else "",
     )
 
 
+def _cause(finding: Finding) -> str:
+    """Name the likeliest cause."""
+    return str(finding.explanations[0].key) if finding.explanations else finding.key
+
+
 def _sizes(finding: Finding) -> tuple[int | None, int | None]:
-    """Return how many words a case has, and how many the walks of its accesses read at most."""
-    if finding.case is None:
+    """Return how many words a question has, and how many the walks of its accesses read at most."""
+    question = finding.question
+    if question is None:
         return None, None
-    if "steps" in finding.case:
-        scenario = Scenario.from_json(finding.case)
-        pages = {
-            address >> 12
-            for step in scenario.steps
-            if isinstance(step, AccessStep)
-            for address in (step.va, step.va + step.access.size - 1)
-        }
-        return len(scenario.memory), scenario.cpu.levels * len(pages)
-    case = Case.from_json(finding.case)
-    spans = (case.va & 0xFFF) + case.access.size > 0x1000
-    return len(case.memory), case.cpu.levels * (2 if spans else 1)
+    pages = {
+        address >> 12
+        for step in question.steps
+        if isinstance(step, AccessStep)
+        for address in (step.va, step.va + step.access.size - 1)
+    }
+    return len(question.memory), question.cpu.levels * len(pages)

@@ -1,7 +1,6 @@
 """Causes about the A and D bits: left out, set too often, set in the wrong entry.
 
-The rest of the observation is as predicted. "The CPU did not set A of the PDPTE at 0x2000." Nothing
-here fails.
+The rest of the observation is as predicted. "The CPU did not set A of the PDPTE at 0x2000."
 """
 
 from __future__ import annotations
@@ -54,10 +53,10 @@ def of_bits(walk: Walk, seen: Observation) -> list[Explanation]:
     ]
     if common:
         return common
-    firsts = {other[-1].key: other[-1] for other in several}
-    first = several[0][0]
-    as_if = "; ".join(one.as_if for one in firsts.values())
-    return [Explanation("+".join(sorted(firsts)), first.rule, None, as_if)]
+    lasts = {other[-1].key: other[-1] for other in several}
+    how = "+".join(sorted(map(str, lasts)))
+    as_if = "; ".join(one.as_if for one in lasts.values())
+    return [Explanation.of(several[0][0].rule, how, None, as_if)]
 
 
 def _of_bit(

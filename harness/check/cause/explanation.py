@@ -1,20 +1,41 @@
 """What a cause is: the explanations that one observation allows, the likeliest first.
 
 An :class:`Explanation` names a rule, how it is broken and, where it is about one level, the level;
-its key is what findings merge by. A :class:`Cause` is every explanation of one observation::
+that is its :class:`CauseKey`, by which findings merge. A :class:`Cause` is every explanation of one
+observation::
 
-    >>> Explanation.of("A", "missing", 2, "the CPU did not set A").key
+    >>> str(Explanation.of("A", "missing", 2, "the CPU did not set A").key)
     'A:missing:L2'
-
-Nothing here fails.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
 from dataclasses import dataclass
+from typing import Any, NamedTuple, Self
 
-__all__ = ["Cause", "Explanation"]
+__all__ = ["Cause", "CauseKey", "Explanation"]
+
+
+class CauseKey(NamedTuple):
+    """What names a cause.
+
+    :ivar rule: the rule that the engine breaks.
+    :ivar how: how it does, in a word or a few.
+    :ivar level: the level at which it does, when it is about one level.
+    """
+
+    rule: str
+    how: str
+    level: int | None = None
+
+    @property
+    def stem(self) -> CauseKey:
+        """Give the key without its level."""
+        return self._replace(level=None)
+
+    def __str__(self) -> str:
+        return f"{self.rule}:{self.how}" + ("" if self.level is None else f":L{self.level}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,25 +43,30 @@ class Explanation:
     """One possible cause.
 
     :ivar key: names it.
-    :ivar rule: the rule that the engine breaks.
-    :ivar level: the level at which it does, when it is about one level.
     :ivar as_if: a sentence: what the CPU acted as if, or what it did.
     """
 
-    key: str
-    rule: str
-    level: int | None
+    key: CauseKey
     as_if: str
 
     @classmethod
-    def of(cls, rule: str, how: str, level: int | None, as_if: str) -> Explanation:
-        """Return the explanation whose key is ``RULE:how`` or ``RULE:how:L2``."""
-        return cls(f"{rule}:{how}" + ("" if level is None else f":L{level}"), rule, level, as_if)
+    def of(cls, rule: str, how: str, level: int | None, as_if: str) -> Self:
+        """Return the explanation of a key's parts."""
+        return cls(CauseKey(rule, how, level), as_if)
 
     @property
-    def stem(self) -> str:
-        """Give the key without its level."""
-        return self.key if self.level is None else self.key.rpartition(":L")[0]
+    def rule(self) -> str:
+        """Name the rule that the engine breaks."""
+        return self.key.rule
+
+    @property
+    def level(self) -> int | None:
+        """Give the level at which it does, when it is about one level."""
+        return self.key.level
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it as one JSON object."""
+        return {**self.key._asdict(), "key": str(self.key), "as_if": self.as_if}
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,12 +91,12 @@ class Cause:
         """
         unique = {one.key: one for one in reversed(found)}
         ordered = [unique[key] for key in dict.fromkeys(one.key for one in found)]
-        levels: dict[str, list[Explanation]] = defaultdict(list)
+        levels: dict[CauseKey, list[Explanation]] = defaultdict(list)
         for one in ordered:
-            levels[one.stem].append(one)
+            levels[one.key.stem].append(one)
         result: list[Explanation] = []
         for one in ordered:
-            group = levels[one.stem]
+            group = levels[one.key.stem]
             if one in result:
                 continue
             whole = [other for other in group if other.level is None]
@@ -79,26 +105,11 @@ class Cause:
         return cls(tuple(result), explained)
 
     @property
-    def keys(self) -> tuple[str, ...]:
+    def keys(self) -> tuple[CauseKey, ...]:
         """Name every possible cause, the likeliest first."""
         return tuple(one.key for one in self.explanations)
 
     @property
-    def key(self) -> str:
-        """Name the cause, or all that it may be: findings of one key merge."""
-        return "|".join(self.keys)
-
-    @property
-    def rule(self) -> str:
-        """Name the rule that the engine breaks, by the likeliest cause."""
-        return self.explanations[0].rule
-
-    @property
-    def level(self) -> int | None:
-        """Give the level at which it does, when it is about one level."""
-        return self.explanations[0].level
-
-    @property
-    def as_if(self) -> str:
-        """Say what the CPU acted as if, by the likeliest cause."""
-        return self.explanations[0].as_if
+    def likeliest(self) -> Explanation:
+        """Give the likeliest explanation."""
+        return self.explanations[0]

@@ -9,31 +9,60 @@ on any machine, before or after a restart::
     >>> (one + Tally.from_json(one.to_json())).judgements["agree"]
     4
 
-A cell of ``coverage`` is ``RULE/level/kind/mode``: the rule that decided (or was exercised), the
-level of the entry that decided (``-`` for none), the kind of access, and the CPU's mode
-(:func:`cell`). Nothing here fails.
+A :class:`Cell` of ``coverage`` is the rule that decided (or was exercised), the level of the entry
+that decided, the kind of access, and the CPU's mode.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
+from harness.check.findings.codec import finding_from_json, finding_to_json
 from harness.check.findings.finding import Finding
+from harness.errors import InputError
+from harness.jsontext import shown
 
-__all__ = ["Tally", "cell"]
+__all__ = ["Cell", "Tally"]
 
 
-def cell(rule: str, level: int | None, kind: str, mode: str) -> str:
-    """Return the name of a cell of coverage.
+class Cell(NamedTuple):
+    """Where a case counts.
 
-    :param rule: a rule's name.
-    :param level: 1 to 5, or None when no entry decided.
-    :param kind: ``read``, ``write``, ``fetch``, ``implicit``, ``string``, ``rmw``, ...
-    :param mode: ``user`` or ``kernel``, and the number of levels: ``user4``.
+    :ivar rule: a rule's name.
+    :ivar level: 1 to 5, or None when no entry decided.
+    :ivar kind: ``read``, ``write``, ``fetch``, ``implicit``, ``string``, ``rmw``, ...
+    :ivar mode: ``user`` or ``kernel``, and the number of levels: ``user4``.
     """
-    return f"{rule}/{'-' if level is None else level}/{kind}/{mode}"
+
+    rule: str
+    level: int | None
+    kind: str
+    mode: str
+
+    @classmethod
+    def from_name(cls, name: str) -> Self:
+        """Return the cell of a name, as it stands in a file.
+
+        :raises InputError: for what is no cell's name.
+        """
+        parts = name.split("/")
+        if len(parts) != 4 or parts[1] not in ("-", "1", "2", "3", "4", "5"):
+            raise InputError(f"a cell of coverage must be RULE/level/kind/mode, not {shown(name)}")
+        rule, level, kind, mode = parts
+        return cls(rule, None if level == "-" else int(level), kind, mode)
+
+    @property
+    def name(self) -> str:
+        """Name it for files and people: ``NX/1/fetch/user4``."""
+        level = "-" if self.level is None else self.level
+        return f"{self.rule}/{level}/{self.kind}/{self.mode}"
+
+    def sentence(self) -> str:
+        """Say it in words."""
+        level = "no entry" if self.level is None else f"level {self.level}"
+        return f"{self.rule}, {level}, {self.kind}, {self.mode}"
 
 
 @dataclass(slots=True)
@@ -41,10 +70,11 @@ class Tally:
     """What was counted.
 
     :ivar cases: how many were asked.
-    :ivar judgements: by ``agree``, ``known``, ``diverge``, ``unsupported`` and ``broke``.
+    :ivar judgements: by :class:`~harness.check.judge.compare.Judgement`, and ``broke``.
     :ivar outcomes: what was predicted: ``mapped``, ``page-fault 0x5``, ``general-protection``, ...
     :ivar coverage: how often each cell was met.
     :ivar known: how often each registered divergence was met, by its name.
+    :ivar open: how often each open point was met, by its name.
     :ivar unsupported: the engine's reasons, and how often each.
     :ivar scenarios: what became of each named scenario; they are no cases.
     :ivar steering: what the work needs to know to plan its next round, if it steers.
@@ -54,10 +84,11 @@ class Tally:
     cases: int = 0
     judgements: Counter[str] = field(default_factory=Counter)
     outcomes: Counter[str] = field(default_factory=Counter)
-    coverage: Counter[str] = field(default_factory=Counter)
+    coverage: Counter[Cell] = field(default_factory=Counter)
     known: Counter[str] = field(default_factory=Counter)
+    open: Counter[str] = field(default_factory=Counter)
     unsupported: Counter[str] = field(default_factory=Counter)
-    scenarios: Counter[str] = field(default_factory=Counter)
+    scenarios: dict[str, str] = field(default_factory=dict)
     steering: Counter[str] = field(default_factory=Counter)
     findings: dict[str, Finding] = field(default_factory=dict)
 
@@ -70,6 +101,8 @@ class Tally:
         self.cases += other.cases
         for name in _COUNTERS:
             getattr(self, name).update(getattr(other, name))
+        self.coverage.update(other.coverage)
+        self.scenarios.update(other.scenarios)
         for finding in other.findings.values():
             self.add(finding)
         return self
@@ -85,7 +118,9 @@ class Tally:
         return {
             "cases": self.cases,
             **{name: dict(sorted(getattr(self, name).items())) for name in _COUNTERS},
-            "findings": [self.findings[key].to_json() for key in sorted(self.findings)],
+            "coverage": dict(sorted((cell.name, count) for cell, count in self.coverage.items())),
+            "scenarios": dict(sorted(self.scenarios.items())),
+            "findings": [finding_to_json(self.findings[key]) for key in sorted(self.findings)],
         }
 
     @classmethod
@@ -94,9 +129,12 @@ class Tally:
         result = cls(data["cases"])
         for name in _COUNTERS:
             setattr(result, name, Counter(data[name]))
+        cells = data["coverage"].items()
+        result.coverage = Counter({Cell.from_name(name): count for name, count in cells})
+        result.scenarios = dict(data["scenarios"])
         for finding in data["findings"]:
-            result.add(Finding.from_json(finding))
+            result.add(finding_from_json(finding))
         return result
 
 
-_COUNTERS = ("judgements", "outcomes", "coverage", "known", "unsupported", "scenarios", "steering")
+_COUNTERS = ("judgements", "outcomes", "known", "open", "unsupported", "steering")

@@ -4,27 +4,26 @@
 :class:`~harness.outcome.Observation` of the same access. Where the manual leaves the CPU a choice
 (A bits of an access that faults) every permitted observation agrees. The answer is an
 :class:`Agreement`, or a :class:`Difference`: every field that differs, the rule that the first of
-them is about, a sentence, and the :class:`~harness.check.case.Case` that asks the question again::
+them is about, and a sentence::
 
     match compare(walk(memory, cpu, va, "write"), engine.probe(cpu, va, "write")):
         case Difference() as difference:
             print(difference.sentence)
 
-:func:`judge` goes one step further: it knows the registered divergences (``known.py``), and what
-an engine could not run is neither agreement nor difference.
+What an answerer does not tell (``Observation.untold``) is not compared.
+:mod:`harness.check.judge.access` goes one step further: it knows the open points and the registered
+divergences, and what an engine could not run is neither agreement nor difference.
 """
 
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Iterable
+from dataclasses import dataclass
 
 from harness.address import format_address
-from harness.check.case import Case, observation_to_json, prediction_to_json
 from harness.cpu import ErrorCode
 from harness.entry import PageTableFlags
-from harness.memory import PhysicalMemory
 from harness.outcome import Observation, Outcome
 from harness.walker import Walk
 
@@ -33,10 +32,10 @@ __all__ = [
     "Difference",
     "Field",
     "Judgement",
-    "case_of",
     "compare",
     "excess",
     "permitted",
+    "worst",
 ]
 
 _ACCESSED = int(PageTableFlags.ACCESSED)
@@ -55,12 +54,34 @@ class Field(enum.StrEnum):
 
 
 class Judgement(enum.StrEnum):
-    """What became of one probe: the four words by which every report counts."""
+    """What became of one step: the words by which every report counts."""
 
     AGREE = "agree"
+    OPEN = "open"
+    """It differs where the manual leaves the choice to the CPU (:mod:`.open_points`)."""
     KNOWN = "known"
     DIVERGE = "diverge"
     UNSUPPORTED = "unsupported"
+    DELIVERED = "delivered_by_harness"
+    """It is as the model says, and it was this package that delivered, not the CPU."""
+
+
+_WORST_FIRST = (
+    Judgement.DIVERGE,
+    Judgement.UNSUPPORTED,
+    Judgement.KNOWN,
+    Judgement.OPEN,
+    Judgement.DELIVERED,
+)
+
+
+def worst(judgements: Iterable[Judgement]) -> Judgement:
+    """Return the judgement of a whole by those of its parts: the worst of them.
+
+    What cannot be judged counts for worse than what is known, and for better than a divergence.
+    """
+    there = set(judgements)
+    return next((each for each in _WORST_FIRST if each in there), Judgement.AGREE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +101,6 @@ class Difference:
     :ivar fields: what differs, the most important first.
     :ivar rule: the rule that the first of ``fields`` is about.
     :ivar sentence: the difference in words.
-    :ivar case: the question, able to run alone; None until somebody asks for it.
     """
 
     walk: Walk
@@ -88,24 +108,12 @@ class Difference:
     fields: tuple[Field, ...]
     rule: str
     sentence: str
-    case: Case | None = field(default=None, compare=False)
 
     @property
     def kind(self) -> tuple[object, ...]:
         """Tell what makes two differences the same one: what a shrunk case must keep."""
         seen = self.observation
         return self.fields, self.rule, self.walk.outcome, seen.outcome, self.walk.rule
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the difference as one JSON object."""
-        return {
-            "rule": self.rule,
-            "fields": [str(name) for name in self.fields],
-            "sentence": self.sentence,
-            "predicted": prediction_to_json(self.walk),
-            "observed": observation_to_json(self.observation),
-            "case": None if self.case is None else self.case.to_json(),
-        }
 
 
 def compare(walk: Walk, observation: Observation) -> Agreement | Difference:
@@ -122,11 +130,11 @@ def compare(walk: Walk, observation: Observation) -> Agreement | Difference:
     else:
         if walk.error_code != observation.error_code:
             differing.append(Field.ERROR_CODE)
-        if walk.cr2 != observation.cr2:
+        if walk.cr2 != observation.cr2 and Field.CR2 not in observation.untold:
             differing.append(Field.CR2)
         if observation.pa is not None and walk.pa != observation.pa:
             differing.append(Field.PA)
-    if not permitted(walk, observation.changed):
+    if Field.CHANGED not in observation.untold and not permitted(walk, observation.changed):
         differing.append(Field.CHANGED)
     if observation.stored and not walk.completed:
         differing.append(Field.STORED)
@@ -162,6 +170,8 @@ def excess(walk: Walk, observation: Observation) -> dict[int, int]:
     :param walk: the prediction.
     :param observation: what an engine saw.
     """
+    if Field.CHANGED in observation.untold:
+        return {}
     changed = observation.changed
     if walk.completed:
         wanted = walk.sets
@@ -227,18 +237,3 @@ def _code(code: int | None) -> str:
 
 def _address(address: int | None) -> str:
     return "none" if address is None else format_address(address)
-
-
-def case_of(memory: PhysicalMemory, walk: Walk) -> Case:
-    """Return the question behind a walk as a case that runs alone.
-
-    It holds the entries that the walk read, and nothing else of the memory; its RAM has the
-    regions of ``memory``.
-
-    :param memory: the memory that was walked.
-    :param walk: the walk.
-    """
-    words = {step.address: step.raw for step in walk.steps}
-    if walk.second is not None:
-        words |= {step.address: step.raw for step in walk.second.steps}
-    return Case(walk.cpu, memory.regions, words, walk.va, walk.access)

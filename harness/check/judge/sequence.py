@@ -1,9 +1,9 @@
-"""Judge a whole sequence of steps, each by the model that it belongs to.
+"""The verdicts on a whole sequence of steps, each by the model that it belongs to.
 
-:func:`judge_steps` goes from step to step with one :class:`~harness.check.model.caches.History`,
-which is told what each of them did, as it was observed: what a later step may do depends on it. It
-ends with the first step that diverges, or that cannot be judged; nothing behind that means
-anything.
+:func:`verdicts_of_steps` goes from step to step with one
+:class:`~harness.check.model.caches.History`, which is told what each of them did, as it was
+observed: what a later step may do depends on it. It ends with the first step that diverges, or that
+cannot be judged; nothing behind that means anything.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from harness.check.judge.verdict import StepVerdict
 from harness.check.model.caches import History
 from harness.check.model.delivery import judge_delivery
 from harness.check.model.instructions import judge_instruction
-from harness.check.registered.access import EngineIdentity
-from harness.check.registered.sequence import explain_step
-from harness.check.scenario import states
+from harness.check.question import states
+from harness.check.registered.model import EngineIdentity
+from harness.check.registered.registry import of_bounds
 from harness.cpu import CpuState
 from harness.engine.steps import (
     AccessStep,
@@ -33,7 +33,7 @@ from harness.engine.steps import (
 from harness.memory import PhysicalMemory
 from harness.outcome import Outcome
 
-__all__ = ["judge_steps"]
+__all__ = ["verdicts_of_steps"]
 
 _UNSETTLED = (
     "an instruction or a delivery is judged only while no entry can be stale: load CR3 without "
@@ -41,7 +41,7 @@ _UNSETTLED = (
 )
 
 
-def judge_steps(
+def verdicts_of_steps(
     engine: EngineIdentity,
     memory: PhysicalMemory,
     cpu: CpuState,
@@ -59,9 +59,11 @@ def judge_steps(
     for step, result, state in zip(steps, results, states(cpu, steps), strict=True):
         verdict = _judge(engine, history, state, step, result)
         if verdict.judgement is Judgement.DIVERGE:
-            known = explain_step(engine, verdict)
+            known = of_bounds(engine, verdict.acted) if verdict.acted else ()
             if known:
                 verdict = replace(verdict, judgement=Judgement.KNOWN, known=known)
+        elif verdict.judgement is Judgement.AGREE and verdict.by_harness:
+            verdict = replace(verdict, judgement=Judgement.DELIVERED)
         verdicts.append(verdict)
         if verdict.judgement in (Judgement.DIVERGE, Judgement.UNSUPPORTED):
             break

@@ -20,32 +20,29 @@ What differs is sorted by how it differs; one case of each sort is judged in ful
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.check.case import Case
-from harness.check.cause import finding_of
-from harness.check.findings.finding import Finding
-from harness.check.findings.tally import Tally, cell
+from harness.check.bench import Bench, EngineSource
+from harness.check.findings.finding import Finding, finding_of
+from harness.check.findings.tally import Cell, Tally
 from harness.check.judge.compare import Judgement
-from harness.check.registered.access import judge
+from harness.check.question import Question
 from harness.cpu import CpuState
-from harness.engine import Engine, open_engine
+from harness.engine.steps import AccessStep
 from harness.entry import PageTableFlags
 from harness.memory import PhysicalMemory, Region
 from harness.outcome import (
-    UNKNOWN_PA,
     Access,
     AccessKind,
     EntryObservations,
-    Observation,
     Outcome,
 )
-from harness.walker import RULES, Walk, bulk, walk
+from harness.walker import RULES, bulk
 
 __all__ = [
     "FRAME_1G",
@@ -132,20 +129,14 @@ class Block:
         """Return some of the cases."""
         return dataclasses.replace(self, entries=self.entries[:, where])
 
-    def case(self, row: int) -> Case:
-        """Return the last access of one case, as a case that runs alone."""
+    def question(self, row: int) -> Question:
+        """Return the question of one case: of two steps where there is a first access."""
         words = dict(zip(self.at, self.entries[:, row].tolist(), strict=True))
-        return Case(self.cpu, RAM, words, self.va, self.access)
-
-    def to_json(self, row: int) -> dict[str, Any]:
-        """Return one case in the JSON form of reproducers: a scenario where there is a first
-        access."""
-        case = self.case(row).to_json()
+        steps = [AccessStep(self.va, self.access)]
         if self.twice:
-            access = case.pop("access")
-            first = {"access": {**access, "kind": "read"}, "cpl": 0}
-            case["steps"] = [first, {"access": access}]
-        return case
+            read = Access(AccessKind.READ, self.access.size)
+            steps.insert(0, AccessStep(self.va, read, cpl=0))
+        return Question(self.cpu, RAM, words, steps)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -268,20 +259,18 @@ class BlockBench:
 
     def __init__(
         self,
-        engine: str | Callable[[PhysicalMemory], Engine] = "unicorn",
+        engine: EngineSource = "unicorn",
         *,
         singly: bool = False,
     ) -> None:
         self.ledger = Ledger()
-        self.memory = PhysicalMemory(RAM)
-        self.engine = (
-            open_engine(self.memory, engine) if isinstance(engine, str) else engine(self.memory)
-        )
+        self.bench = Bench(RAM, engine)
+        self.memory, self.engine = self.bench.memory, self.bench.engine
         self._singly = singly
 
     def close(self) -> None:
         """Give back the engine."""
-        self.engine.close()
+        self.bench.close()
 
     def __enter__(self) -> BlockBench:
         return self
@@ -356,62 +345,36 @@ class BlockBench:
         _count_outcomes(tally, predicted)
         _count_coverage(tally, block, predicted)
         for rows in _sorts(predicted, seen, block.entries, np.flatnonzero(differs)):
-            finding = self._judge(block, predicted, seen, rows, int(names[rows[0]]))
+            finding = self._finding(block, rows, int(names[rows[0]]))
             tally.judgements[finding.judgement] += len(rows)
             tally.known.update(dict.fromkeys(finding.known, len(rows)))
+            if finding.answer is not None:
+                tally.open.update(dict.fromkeys(finding.answer.open, len(rows)))
             tally.add(finding)
 
-    def _judge(
-        self,
-        block: Block,
-        predicted: Prediction,
-        seen: EntryObservations,
-        rows: NDArray[np.intp],
-        first: int,
-    ) -> Finding:
-        """Judge one case of several that differ in the same way."""
-        row = int(rows[0])
-        entries = block.entries[:, row]
-        if block.twice:  # what the first access did is taken for granted here
-            free = predicted.may[:, row] & seen.after[:, row]
-            done = self.ledger.predict(block.rows(slice(row, row + 1)))
-            entries = entries | free | done.must[:, 0] & _A & seen.after[:, row]
-        words = dict(zip(block.at, entries.tolist(), strict=True))
-        for pa, word in words.items():
-            self.memory.write_u64(pa, word)
-        prediction = walk(self.memory, block.cpu, block.va, block.access)
-        observation = _observation(block, seen, row, words)
-        verdict = judge(self.engine, self.memory, prediction, observation)
-        if verdict.difference is None:
-            return self._only_together(block, prediction, observation, rows, first)
-        difference = dataclasses.replace(verdict.difference, case=block.case(row))
-        finding = finding_of(
-            difference, dataclasses.replace(verdict, difference=difference), self.engine
-        )
-        return dataclasses.replace(finding, count=len(rows), first=first, case=block.to_json(row))
+    def _finding(self, block: Block, rows: NDArray[np.intp], first: int) -> Finding:
+        """Ask one case of several that differ in the same way, alone."""
+        question = block.question(int(rows[0]))
+        answer = self.bench.ask(question).engines[0]
+        if block.twice and answer.judgement is Judgement.AGREE:
+            # What an engine does wrong with any access needs no first one.
+            question = Question(question.cpu, RAM, question.memory, question.steps[-1:])
+            answer = self.bench.ask(question).engines[0]
+        if answer.judgement in (Judgement.AGREE, Judgement.UNSUPPORTED):
+            return self._only_together(question, rows, first)
+        return dataclasses.replace(finding_of(question, answer, first), count=len(rows))
 
-    def _only_together(
-        self,
-        block: Block,
-        prediction: Walk,
-        observation: Observation,
-        rows: NDArray[np.intp],
-        first: int,
-    ) -> Finding:
+    @staticmethod
+    def _only_together(question: Question, rows: NDArray[np.intp], first: int) -> Finding:
         """Report what differs in columns and agrees when it is looked at alone: a flaw of ours."""
-        row = int(rows[0])
         return Finding(
             key="only-in-a-block",
             judgement=Judgement.DIVERGE.value,
-            rule=prediction.rule,
-            level=prediction.level,
-            sentence=(
-                f"case {first} differs in its block and agrees alone: {prediction!r}, "
-                f"{observation.to_json()}"
-            ),
+            rule="",
+            sentence=f"case {first} differs in its block and agrees alone",
             count=len(rows),
             first=first,
-            case=block.to_json(row),
+            question=question,
         )
 
 
@@ -480,26 +443,6 @@ def _sorts(
         yield rows[sort == number]
 
 
-def _observation(
-    block: Block, seen: EntryObservations, row: int, words: dict[int, int]
-) -> Observation:
-    """Return what the engine saw of one case, as a single probe would tell it."""
-    outcome = Outcome.from_code(int(seen.outcome[row]))
-    pa = int(seen.pa[row])
-    changed = {
-        at: word ^ int(seen.after[depth, row])
-        for depth, (at, word) in enumerate(words.items())
-        if word != int(seen.after[depth, row])
-    }
-    return Observation(
-        outcome,
-        error_code=int(seen.error_code[row]) if outcome.has_error_code else None,
-        cr2=int(seen.cr2[row]) if outcome is Outcome.PAGE_FAULT else None,
-        pa=pa if outcome.has_pa and pa != UNKNOWN_PA else None,
-        changed=changed,
-    )
-
-
 def _count_outcomes(tally: Tally, predicted: Prediction) -> None:
     codes = predicted.outcome.astype(np.intp) << 6 | predicted.error_code
     for code, count in enumerate(np.bincount(codes).tolist()):
@@ -517,7 +460,7 @@ def _count_coverage(tally: Tally, block: Block, predicted: Prediction) -> None:
 
     def note(rule: str, level: int, count: int) -> None:
         if count:
-            tally.coverage[cell(rule, level, kind, mode)] += count
+            tally.coverage[Cell(rule, level or None, kind, mode)] += count
 
     faulted = predicted.outcome == _PAGE_FAULT
     decided = predicted.rule.astype(np.intp) << 3 | predicted.level

@@ -24,14 +24,14 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.check.bench import shrink_finding
-from harness.check.findings.finding import Finding
-from harness.check.findings.reproducer import judge_json
+from harness.check.bench import Bench
+from harness.check.findings.finding import Finding, broken, finding_of
 from harness.check.findings.tally import Tally
+from harness.check.judge.compare import Judgement
 from harness.check.matrix.blocks import Block, BlockBench
 from harness.check.matrix.spaces import SPACES, Space, scenarios
+from harness.check.shrink.finding import shrink_finding
 from harness.check.work import Shard
-from harness.engine.loading import opener
 from harness.errors import InputError
 from harness.isolate import doing
 
@@ -140,36 +140,27 @@ class MatrixWork:
         for levels in self.levels:
             for name, scenario in scenarios(levels).items():
                 doing(f"playing the scenario {name} with {levels} levels")
-                judged = judge_json(scenario, opener(self.engine))
-                tally.scenarios[f"{name} ({levels} levels): {judged.judgement}"] += 1
-                if judged.finding is not None:
-                    tally.add(judged.finding)
+                with Bench(scenario.ram, self.engine) as bench:
+                    answer = bench.ask(scenario).engines[0]
+                judgement = answer.judgement
+                tally.scenarios[f"{name} ({levels} levels)"] = str(judgement)
+                if judgement in (Judgement.DIVERGE, Judgement.KNOWN, Judgement.OPEN):
+                    tally.add(finding_of(scenario, answer))
         return tally
 
     def describe(self, shard: Shard, why: str) -> Finding:
         """Return the finding that the engine died or hung on the one case of a shard."""
         if shard.round == 1:
-            return Finding(
-                key=f"broke: {why}",
-                judgement="broke",
-                rule="",
-                sentence=f"the engine broke on one of the scenarios of {self.name}: {why}",
-                first=shard.first,
-            )
+            sentence = f"the engine broke on one of the scenarios of {self.name}: {why}"
+            return broken(None, shard.first, sentence, why, self.engine)
         [(numbers, block)] = self._blocks(shard.first, 1)
         number = int(numbers[0])
-        return Finding(
-            key=f"broke: {why}",
-            judgement="broke",
-            rule="",
-            sentence=f"the engine broke on case {number}, {' '.join(self.bits(number))}: {why}",
-            first=number,
-            case=block.to_json(0),
-        )
+        sentence = f"the engine broke on case {number}, {' '.join(self.bits(number))}: {why}"
+        return broken(block.question(0), number, sentence, why, self.engine)
 
     def shrunk(self, finding: Finding) -> Finding:
         """Return a finding with the smallest case that shows it."""
-        return shrink_finding(finding, opener(self.engine))
+        return shrink_finding(finding, self.engine)
 
     def bits(self, number: int) -> tuple[str, ...]:
         """Name the bits that are set in a case.
@@ -267,4 +258,4 @@ def _space(matrix: str, levels: int) -> Space:
 @cache
 def _bench(engine: str) -> BlockBench:
     # One for each process and engine: opening an engine takes longer than many a shard.
-    return BlockBench(opener(engine))
+    return BlockBench(engine)

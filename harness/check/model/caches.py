@@ -34,10 +34,11 @@ from dataclasses import dataclass
 from typing import Final, cast
 
 from harness.address import format_address
+from harness.check.judge.access import verdict_of_difference
 from harness.check.judge.compare import Difference, Judgement, compare
 from harness.check.judge.verdict import StepVerdict
 from harness.check.model.overlay import Overlay
-from harness.check.registered.access import EngineIdentity, explain
+from harness.check.registered.model import EngineIdentity
 from harness.cpu import CR4, EFER, CpuState
 from harness.engine.steps import AccessStep, ControlStep, StepResult
 from harness.entry import PageTableFlags
@@ -412,15 +413,16 @@ class History:
         for found in walks:
             difference = compare(found, self._without_store(found, step, seen))
             if isinstance(difference, Difference):
-                known = explain(engine, self.memory.as_memory(), difference)
-                if known:
+                reasons = verdict_of_difference(engine, self.memory.as_memory(), difference)
+                if reasons.judgement is not Judgement.DIVERGE:
                     return dataclasses.replace(
                         verdict,
-                        judgement=Judgement.KNOWN,
+                        judgement=reasons.judgement,
                         rule=difference.rule,
                         sentence=difference.sentence,
                         fields=tuple(map(str, difference.fields)),
-                        known=tuple(entry.name for entry in known),
+                        known=reasons.known,
+                        open=reasons.open,
                     )
         nearest = next((found for found in walks if found.outcome is seen.outcome), walks[0])
         difference = compare(nearest, self._without_store(nearest, step, seen))
@@ -471,7 +473,7 @@ class History:
                 + " and ".join(bound.value for bound in _Bound if bound in lifted)
                 + "; it must end as "
                 + " or ".join(dict.fromkeys(f"{w.outcome}{_at(w)}" for w in walks)),
-                acted="+".join(bound.name.lower() for bound in _Bound if bound in lifted),
+                acted=tuple(bound.name.lower() for bound in _Bound if bound in lifted),
             )
         return differs
 
@@ -481,10 +483,10 @@ class History:
         """Return the first walk that an observation agrees with but for registered divergences."""
         for found in walks:
             difference = compare(found, self._without_store(found, step, seen))
-            if isinstance(difference, Difference) and explain(
-                engine, self.memory.as_memory(), difference
-            ):
-                return found
+            if isinstance(difference, Difference):
+                reasons = verdict_of_difference(engine, self.memory.as_memory(), difference)
+                if reasons.judgement is not Judgement.DIVERGE:
+                    return found
         return None
 
     def _rule(self, lifted: frozenset[_Bound], agreed: Walk, walks: list[Walk], va: int) -> str:

@@ -25,10 +25,11 @@ from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from harness.address import is_canonical
+from harness.check.judge.access import AccessVerdict, verdict_of_difference
 from harness.check.judge.compare import Difference, Judgement, compare
 from harness.check.judge.verdict import StepVerdict
 from harness.check.model.overlay import Overlay
-from harness.check.registered.access import EngineIdentity, explain
+from harness.check.registered.model import EngineIdentity
 from harness.cpu import RFLAGS, CpuState
 from harness.engine.run import vector_name
 from harness.engine.steps import DeliverStep, StepResult
@@ -334,9 +335,10 @@ def judge_delivery(
     if () in differences:
         return verdict
     for end, fields in zip(ends, differences, strict=True):
-        known = _known(engine, memory, end, result) if fields == ("changed",) else ()
-        if known:
-            return replace(verdict, judgement=Judgement.KNOWN, known=known)
+        only_bits = fields == ("changed",)
+        reasons = _explained(engine, memory, end, result) if only_bits else None
+        if reasons is not None:
+            return verdict.explained(reasons)
     nearest = min(range(len(ends)), key=lambda place: len(differences[place]))
     fields = differences[nearest]
     return replace(
@@ -371,10 +373,10 @@ def _differences(end: _End, result: StepResult) -> tuple[str, ...]:
     return tuple(found)
 
 
-def _known(
+def _explained(
     engine: EngineIdentity, memory: Overlay, end: _End, result: StepResult
-) -> tuple[str, ...]:
-    """Name the registered divergences that explain what a failed access has changed."""
+) -> AccessVerdict | None:
+    """Find what explains, short of a divergence, which bits a failed access has changed."""
     seen = result.seen.changed
     residue = {
         pa: bits
@@ -385,10 +387,10 @@ def _known(
         observation = Observation(fault.outcome, fault.error_code, fault.cr2, changed=residue)
         difference = compare(fault, observation)
         if isinstance(difference, Difference):
-            known = explain(engine, memory.as_memory(), difference)
-            if known:
-                return tuple(entry.name for entry in known)
-    return ()
+            reasons = verdict_of_difference(engine, memory.as_memory(), difference)
+            if reasons.judgement is not Judgement.DIVERGE:
+                return reasons
+    return None
 
 
 def _sentence(

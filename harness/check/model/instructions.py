@@ -32,11 +32,12 @@ from typing import Any, Final
 
 from harness.address import format_address
 from harness.asm import assemble
-from harness.check.case import prediction_to_json
+from harness.check.codec import prediction_to_json
+from harness.check.judge.access import AccessVerdict, verdict_of_difference
 from harness.check.judge.compare import Difference, Judgement, compare
 from harness.check.judge.verdict import StepVerdict
 from harness.check.model.overlay import Overlay
-from harness.check.registered.access import EngineIdentity, explain
+from harness.check.registered.model import EngineIdentity
 from harness.cpu import RFLAGS, CpuState
 from harness.engine.run import REGISTERS
 from harness.engine.steps import ExecuteStep, StepResult
@@ -620,9 +621,9 @@ def judge_instruction(
             verdict = replace(verdict, rule=end.fault.rule, level=end.fault.level)
         return verdict
     for end in ends:
-        known = _known(engine, memory, end, result)
-        if known:
-            return replace(verdict, judgement=Judgement.KNOWN, known=known)
+        reasons = _explained(engine, memory, end, result)
+        if reasons is not None:
+            return verdict.explained(reasons)
     nearest = min(range(len(ends)), key=lambda place: len(differences[place]))
     return _diverges(verdict, ends[nearest], differences[nearest], cpu)
 
@@ -651,12 +652,12 @@ def _differences(end: _End, result: StepResult) -> tuple[str, ...]:
     return tuple(found)
 
 
-def _known(
+def _explained(
     engine: EngineIdentity, memory: Overlay, end: _End, result: StepResult
-) -> tuple[str, ...]:
-    """Name the registered divergences that explain how the faulting access ended."""
+) -> AccessVerdict | None:
+    """Find what explains, short of a divergence, how the faulting access ended."""
     if end.fault is None or end.registers != result.registers:
-        return ()
+        return None
     seen = result.seen
     residue = {
         pa: bits
@@ -669,8 +670,9 @@ def _known(
     observation = Observation(seen.outcome, seen.error_code, seen.cr2, changed=residue)
     difference = compare(end.fault, observation)
     if not isinstance(difference, Difference):
-        return ()
-    return tuple(entry.name for entry in explain(engine, at_fault.as_memory(), difference))
+        return None
+    reasons = verdict_of_difference(engine, at_fault.as_memory(), difference)
+    return None if reasons.judgement is Judgement.DIVERGE else reasons
 
 
 def _diverges(

@@ -1,57 +1,56 @@
-"""The registry: every divergence that is understood, and whether it still occurs.
+"""The registry: every divergence that is understood.
 
 A registration is keyed by engine, range of versions and rule, and has its reason and its source
 (:class:`~harness.check.registered.model.Registration`). A divergence that is registered is counted
-as known. One that no longer occurs is named by :func:`stale_registrations`, at the end of a
-campaign and in a test: it must go, or its range of versions must end::
+as known. One that no longer occurs is named by
+:func:`~harness.check.registered.stale.stale_registrations`, at the end of a campaign and in a test:
+it must go, or its range of versions must end::
 
     >>> [known.rule for known in REGISTRY]
-    ['A_ON_FAULT', 'CANONICAL', 'D', 'SMAP', 'SPLIT', 'STALE', 'PKU']
+    ['A_ON_FAULT', 'CANONICAL', 'SMAP', 'STALE', 'PKU']
 """
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterable
+from functools import lru_cache
 from typing import Final
 
-from harness.check.bench import Opener
-from harness.check.findings.reproducer import judge_json
-from harness.check.judge.compare import Judgement
-from harness.check.registered.access import KNOWN
-from harness.check.registered.model import Registration
-from harness.check.registered.sequence import KNOWN_STEPS
-from harness.engine import open_engine
-from harness.memory import PhysicalMemory
+from harness.check.registered.model import EngineIdentity, KnownAccess, KnownSequence
+from harness.check.registered.unicorn import UNICORN
 
-__all__ = ["REGISTRY", "stale_registrations"]
+__all__ = ["REGISTRY", "covering", "of_accesses", "of_bounds"]
 
-REGISTRY: Final[tuple[Registration, ...]] = (*KNOWN, *KNOWN_STEPS)
+REGISTRY: Final[tuple[KnownAccess | KnownSequence, ...]] = UNICORN
 """Every registered divergence."""
 
 
-def stale_registrations(
-    engine: str | Opener = "unicorn", among: Iterable[Registration] = REGISTRY
-) -> list[Registration]:
-    """Return the registrations for this engine and version whose divergence no longer occurs.
+def covering(engine: EngineIdentity) -> tuple[KnownAccess | KnownSequence, ...]:
+    """Return what is registered of an engine in its version."""
+    return _covering(engine.name, engine.version)
 
-    Each one's example is asked again; where the engine cannot run it, the registration is not
-    stale.
 
-    :param engine: a name, or what opens an engine over a memory.
-    :param among: the registrations to look at.
-    :raises EngineError: when the engine is missing or breaks.
+def of_accesses(engine: EngineIdentity) -> tuple[KnownAccess, ...]:
+    """Return what is registered of an engine and shows in one access."""
+    return tuple(known for known in covering(engine) if isinstance(known, KnownAccess))
+
+
+def of_bounds(engine: EngineIdentity, bounds: tuple[str, ...]) -> tuple[KnownSequence, ...]:
+    """Return the registered divergences that together explain what an engine acted without.
+
+    :param engine: who observed.
+    :param bounds: as in :attr:`~harness.check.judge.verdict.StepVerdict.acted`.
+    :returns: none when one of the bounds is not registered.
     """
-    memory = PhysicalMemory(1 << 20)
-    with contextlib.closing(
-        open_engine(memory, engine) if isinstance(engine, str) else engine(memory)
-    ) as cpu:
-        covering = [known for known in among if known.covers(cpu)]
-    return [known for known in covering if not _occurs(known, engine)]
+    known = {one.acted: one for one in covering(engine) if isinstance(one, KnownSequence)}
+    return tuple(known[each] for each in bounds) if all(each in known for each in bounds) else ()
 
 
-def _occurs(known: Registration, engine: str | Opener) -> bool:
-    judged = judge_json(known.example, engine)
-    if judged.judgement == Judgement.UNSUPPORTED:
-        return True
-    return judged.finding is not None and known.name in judged.finding.known
+@lru_cache(maxsize=64)
+def _covering(name: str, version: str) -> tuple[KnownAccess | KnownSequence, ...]:
+    engine = _Named(name, version)
+    return tuple(known for known in REGISTRY if known.covers(engine))
+
+
+class _Named:
+    def __init__(self, name: str, version: str) -> None:
+        self.name, self.version = name, version

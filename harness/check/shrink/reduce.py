@@ -2,8 +2,8 @@
 
 A :class:`Reducer` holds the smallest question so far. Things are left out all at once, then in
 halves, quarters and so on (:meth:`Reducer.drop`), so that most of a question goes in a few tries.
-:mod:`.shrink` does this to cases, :mod:`.shrink_scenario` to scenarios. Nothing is random, and no
-question is asked twice.
+:mod:`.access` does this to questions of one access, :mod:`.sequence` to those of several steps.
+Nothing is random, and no question is asked twice.
 """
 
 from __future__ import annotations

@@ -1,10 +1,9 @@
-"""Make a differing scenario small: fewer steps, fewer words, fewer bits, a plainer CPU.
+"""Make a differing question of several steps small: fewer steps, words and bits, a plainer CPU.
 
-:func:`shrink_scenario` does to scenarios what :func:`~harness.check.shrink.case.shrink` does to
-cases. A step goes whole; words that nobody misses go from the memory and from the steps that write
-them; then bit by bit. What stays is needed to show the same difference::
+A step goes whole; words that nobody misses go from the memory and from the steps that write them;
+then bit by bit. What stays is needed to show the same difference::
 
-    small = shrink_scenario(scenario, lambda one: ask(engine, one).kind == wanted)
+    small = shrink_steps(question, lambda one: bench.ask(one).engines[0].decisive.kind == wanted)
     print(small.line())
 """
 
@@ -14,34 +13,34 @@ import dataclasses
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from typing import Final
 
-from harness.check.scenario import Scenario
+from harness.check.question import Question
 from harness.check.shrink.reduce import Reducer
 from harness.engine.steps import AccessStep, DeliverStep, ExecuteStep, Step, WriteStep
 from harness.errors import InputError
 from harness.outcome import Access
 
-__all__ = ["shrink_scenario"]
+__all__ = ["shrink_steps"]
 
 _SIZES: Final = (1, 2, 4, 8, 16, 32)
-# In the place of a step's number: the memory that the scenario begins with.
+# In the place of a step's number: the memory that the question begins with.
 _BEGINNING: Final = -1
 
 
-def shrink_scenario(
-    scenario: Scenario, differs: Callable[[Scenario], bool], *, tries: int = 2000
-) -> Scenario:
-    """Return the smallest scenario found that still differs.
+def shrink_steps(
+    question: Question, differs: Callable[[Question], bool], *, tries: int = 2000
+) -> Question:
+    """Return the smallest question found that still differs.
 
-    :param scenario: one that differs.
-    :param differs: says whether a scenario still differs for the same cause; it must not raise.
-    :param tries: how many scenarios to try at most.
+    :param question: one that differs.
+    :param differs: says whether a question still differs for the same cause; it must not raise.
+    :param tries: how many questions to try at most.
     """
-    shrinker = _Shrinker(scenario, differs, _identity, tries)
+    shrinker = _Shrinker(question, differs, _identity, tries)
     return shrinker.run(shrinker.round)
 
 
-class _Shrinker(Reducer[Scenario]):
-    """The smallest scenario so far."""
+class _Shrinker(Reducer[Question]):
+    """The smallest question so far."""
 
     def round(self) -> None:
         """Try every kind of simplification once."""
@@ -66,7 +65,7 @@ class _Shrinker(Reducer[Scenario]):
             if word >> bit & 1
         ]
 
-        def build(kept: list[tuple[int, int, int]]) -> Scenario | None:
+        def build(kept: list[tuple[int, int, int]]) -> Question | None:
             values = dict.fromkeys(words, 0)
             for place, at, bit in kept:
                 values[place, at] |= bit
@@ -79,7 +78,7 @@ class _Shrinker(Reducer[Scenario]):
             while any(self.take(simpler) for simpler in self._with_simpler(place)):
                 pass
 
-    def _with_simpler(self, place: int) -> Iterator[Scenario | None]:
+    def _with_simpler(self, place: int) -> Iterator[Question | None]:
         steps = self.question.steps
         for simpler in _simpler(steps[place]):
             yield _with(self.question, steps=[*steps[:place], simpler, *steps[place + 1 :]])
@@ -104,36 +103,36 @@ def _simpler(step: Step) -> Iterator[Step]:
         yield dataclasses.replace(step, cpl=None)
 
 
-def _words(scenario: Scenario) -> Iterator[tuple[int, int, int]]:
+def _words(question: Question) -> Iterator[tuple[int, int, int]]:
     """Give every word: which step writes it, or :data:`_BEGINNING`; its address; its value."""
-    for at, word in scenario.memory.items():
+    for at, word in question.memory.items():
         yield _BEGINNING, at, word
-    for place, step in enumerate(scenario.steps):
+    for place, step in enumerate(question.steps):
         if isinstance(step, WriteStep):
             for at, word in step.words.items():
                 yield place, at, word
 
 
-def _with_words(scenario: Scenario, words: Sequence[tuple[int, int, int]]) -> Scenario | None:
-    """Return a scenario with other words; a step that would write none stays, and writes none."""
+def _with_words(question: Question, words: Sequence[tuple[int, int, int]]) -> Question | None:
+    """Return a question with other words; a step that would write none stays, and writes none."""
     memory: dict[int, int] = {}
     written: dict[int, dict[int, int]] = {}
     for place, at, word in words:
         (memory if place == _BEGINNING else written.setdefault(place, {}))[at] = word
     steps = [
         WriteStep(written.get(place, {})) if isinstance(step, WriteStep) else step
-        for place, step in enumerate(scenario.steps)
+        for place, step in enumerate(question.steps)
     ]
-    return _with(scenario, memory=memory, steps=steps)
+    return _with(question, memory=memory, steps=steps)
 
 
-def _identity(scenario: Scenario) -> Hashable:
-    return scenario.line()
+def _identity(question: Question) -> Hashable:
+    return question.line()
 
 
-def _with(scenario: Scenario, **changes: object) -> Scenario | None:
-    values = {name: getattr(scenario, name) for name in ("cpu", "ram", "memory", "steps")}
+def _with(question: Question, **changes: object) -> Question | None:
+    values = {name: getattr(question, name) for name in ("cpu", "ram", "memory", "steps")}
     try:
-        return Scenario(**{**values, **changes})
+        return Question(**{**values, **changes})
     except InputError:
         return None

@@ -1,7 +1,7 @@
 """What kvm-unit-tests' ``access`` does besides its matrix: several accesses, one after another.
 
 :func:`scenarios` gives them by name, as JSON that
-:meth:`Scenario.from_json <harness.check.scenario.Scenario.from_json>` reads. Each is a few steps on
+:meth:`Question.from_json <harness.check.question.Question.from_json>` reads. Each is a few steps on
 one CPU whose TLB lives on between them; what may come of every step is for the rules to say, so
 that nothing is expected here::
 
@@ -19,6 +19,7 @@ from typing import Any
 
 from harness.check.matrix.blocks import FRAME_2M, FRAME_4K, RAM, TABLES
 from harness.check.matrix.spaces.space import PLAIN_CPU
+from harness.check.question import Question
 from harness.cpu import CR0, CR4, EFER, CpuState
 from harness.entry import PageTableFlags
 from harness.errors import InputError
@@ -202,8 +203,8 @@ _SCENARIOS = {
 }
 
 
-def scenarios(levels: int) -> dict[str, dict[str, Any]]:
-    """Return the scenarios by name, each a JSON object.
+def scenarios(levels: int) -> dict[str, Question]:
+    """Return the scenarios by name, each a question of several steps.
 
     :param levels: 4 or 5.
     :raises InputError: for any other number.
@@ -216,4 +217,4 @@ def scenarios(levels: int) -> dict[str, dict[str, Any]]:
         cr4=PLAIN_CPU["cr4"] | (int(CR4.LA57) if levels == 5 else 0),
         efer=PLAIN_CPU["efer"] | _NXE,
     )
-    return {name: make(levels, cpu) for name, make in _SCENARIOS.items()}
+    return {name: Question.from_json(make(levels, cpu)) for name, make in _SCENARIOS.items()}

@@ -5,42 +5,44 @@ there, or everywhere: its finding has both explanations. All findings together t
 
     for finding in root_causes(tally.findings.values()):
         print(finding.key, finding.count)
-
-Nothing here fails.
 """
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable
+from typing import TypeAlias
 
+from harness.check.cause.explanation import CauseKey
 from harness.check.findings.finding import Finding
-from harness.walker import RULE_TEXT
 
 __all__ = ["root_causes"]
+
+_Ranked: TypeAlias = tuple[Finding, dict[CauseKey, int]]
 
 
 def root_causes(findings: Iterable[Finding]) -> list[Finding]:
     """Return as few findings as explain all of these: call it once, at a campaign's end.
 
-    One case may have several possible causes (``Cause.keys``). Over all cases the fewest causes
-    that explain everything are chosen, one after another, each time the one that explains most: a
-    flaw that shows at four levels is one finding, and so is one that shows at one.
+    One question may have several possible causes. Over all questions the fewest causes that explain
+    everything are chosen, one after another, each time the one that explains most: a flaw that
+    shows at four levels is one finding, and so is one that shows at one.
 
-    :param findings: of :func:`finding_of`; others (``broke``, of scenarios) pass unchanged.
+    :param findings: of :func:`~harness.check.findings.finding.finding_of`; those without
+        explanations (``broke``, known) pass unchanged.
     """
     result: list[Finding] = []
-    left: list[tuple[Finding, dict[str, int]]] = []
+    left: list[_Ranked] = []
     for finding in sorted(findings, key=lambda finding: (finding.first, finding.key)):
-        explanations = finding.details.get("explanations")
-        if explanations:
-            left.append((finding, {one["key"]: rank for rank, one in enumerate(explanations)}))
+        if finding.explanations:
+            ranks = {one.key: rank for rank, one in enumerate(finding.explanations)}
+            left.append((finding, ranks))
         else:
             result.append(finding)
     everything = left
-    chosen: list[str] = []
+    chosen: list[CauseKey] = []
     while left:
-        candidates = sorted({key for _, keys in left for key in keys})
+        candidates = sorted({key for _, keys in left for key in keys}, key=str)
         key = min(candidates, key=lambda key: _merit(key, left))
         key = _at_one_level(key, left)
         chosen.append(key)
@@ -50,44 +52,42 @@ def root_causes(findings: Iterable[Finding]) -> list[Finding]:
         others = [other for other in chosen if other != key]
         if all(any(other in keys for other in others) for _, keys in everything if key in keys):
             chosen = others
-    groups: dict[str, list[Finding]] = {key: [] for key in chosen}
+    groups: dict[CauseKey, list[Finding]] = {key: [] for key in chosen}
     for finding, keys in everything:
         groups[next(key for key in chosen if key in keys)].append(finding)
     result += [_merged(key, group) for key, group in groups.items()]
     return sorted(result, key=lambda finding: (finding.first, finding.key))
 
 
-def _merit(key: str, left: list[tuple[Finding, dict[str, int]]]) -> tuple[int, int, str]:
+def _merit(key: CauseKey, left: list[_Ranked]) -> tuple[int, int, str]:
     ranks = [keys[key] for _, keys in left if key in keys]
-    return -len(ranks), sum(ranks), key
+    return -len(ranks), sum(ranks), str(key)
 
 
-def _at_one_level(key: str, left: list[tuple[Finding, dict[str, int]]]) -> str:
+def _at_one_level(key: CauseKey, left: list[_Ranked]) -> CauseKey:
     """Return the cause at the one level that explains all that a cause as a whole explains."""
+    if key.level is not None:
+        return key
     members = [keys for _, keys in left if key in keys]
-    levels = {other for keys in members for other in keys if other.rpartition(":L")[0] == key}
-    common = [other for other in sorted(levels) if all(other in keys for keys in members)]
+    there = {other for keys in members for other in keys}
+    levels = {other for other in there if other.level is not None and other.stem == key}
+    common = [other for other in levels if all(other in keys for keys in members)]
     return common[0] if len(common) == 1 else key
 
 
-def _merged(key: str, group: list[Finding]) -> Finding:
+def _merged(key: CauseKey, group: list[Finding]) -> Finding:
     finding = group[0]
     for other in group[1:]:
         finding = finding.merged(other)
-    one = next(one for one in finding.details["explanations"] if one["key"] == key)
     levels = {
-        other["level"]
+        other.level
         for member in group
-        for other in member.details["explanations"]
-        if other["level"] is not None and other["rule"] == one["rule"]
+        for other in member.explanations
+        if other.level is not None and other.rule == key.rule
     }
-    details = {
-        **finding.details,
-        "as_if": one["as_if"],
-        "rule_text": RULE_TEXT.get(one["rule"], ""),
-        "explanations": [one],
-        "levels": [one["level"]] if one["level"] is not None else sorted(levels, reverse=True),
-    }
+    one = next(one for one in finding.explanations if one.key == key)
     return dataclasses.replace(
-        finding, key=key, rule=one["rule"], level=one["level"], details=details
+        finding.told_by(one),
+        key=str(key),
+        levels=(key.level,) if key.level is not None else tuple(sorted(levels, reverse=True)),
     )

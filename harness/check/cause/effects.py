@@ -1,7 +1,13 @@
-"""Causes about what a fault reports: its error code, CR2, and which fault it is.
+"""What a CPU did, where no entry and no switch would make the walker report so.
 
-They say what the CPU did, for no entry and no switch would make the walker report so: "the CPU put
-the first byte of the page into CR2". Nothing here fails.
+Three kinds of explanation:
+
+* codes: the error code, CR2, and which fault it is ("the CPU put the first byte of the page into
+  CR2");
+* the physical address: another frame, or another size of page ("the CPU acted as if bit 12 (PAT) of
+  the PDE at 0x3000 belonged to the frame's address");
+* order: a CPU walks to the end and judges rights then; one that judges at each level reports a
+  right where an entry further down is not present, or has a reserved bit set.
 """
 
 from __future__ import annotations
@@ -9,13 +15,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final
 
-from harness.address import format_address
+from harness.address import entry_name, format_address
 from harness.check.cause.explanation import Explanation
-from harness.cpu import ErrorCode
+from harness.cpu import CR4, ErrorCode
+from harness.entry import ADDRESS_MASK, PageTableFlags
 from harness.outcome import Observation, Outcome
 from harness.walker import Walk
+from harness.walker.scalar import denial, error_code
 
-__all__ = ["is_about_code_alone", "of_code", "of_segment"]
+__all__ = ["is_about_code_alone", "of_address", "of_code", "of_order", "of_segment"]
 
 _FP, _FW, _FU, _FRSVD, _FI, _FPK = (
     int(bit)
@@ -23,6 +31,12 @@ _FP, _FW, _FU, _FRSVD, _FI, _FPK = (
 )
 _ACCESS_BITS = _FW | _FU | _FI
 _MISSING: Final = {"missing": "was missing", "extra": "was set wrongly"}
+_PS = int(PageTableFlags.HUGE_PAGE)
+_PAT_BIG = int(PageTableFlags.HUGE_PAGE_PAT)
+_RW = int(PageTableFlags.WRITABLE)
+_US = int(PageTableFlags.USER_ACCESSIBLE)
+_XD = int(PageTableFlags.NO_EXECUTE)
+_RIGHTS: Final = ("USER_US", "USER_RW", "NX", "WP")
 
 
 def is_about_code_alone(walk: Walk, seen: Observation) -> bool:
@@ -101,3 +115,63 @@ def of_segment(walk: Walk, seen: Observation) -> Iterator[Explanation]:
         how = "" if seen.outcome is Outcome.STACK_FAULT else "not "
         words = f"the CPU acted as if the access were {how}made through SS"
         yield Explanation.of("CANONICAL", "stack", None, words)
+
+
+def of_address(walk: Walk, seen: Observation) -> Iterator[Explanation]:
+    """Explain another physical address of a page that both found."""
+    leaf, predicted, reached = walk.leaf, walk.pa, seen.pa
+    if leaf is None or not walk.completed or reached is None or predicted is None:
+        return
+    if not seen.outcome.has_pa or reached == predicted:
+        return
+    level = leaf.level
+    name = f"the {entry_name(level)} at {format_address(leaf.address)}"
+    frame = leaf.raw & ADDRESS_MASK
+    size = 8 << 9 * level
+    wrong = reached ^ predicted
+    if level > 1 and leaf.raw & _PAT_BIG and wrong == _PAT_BIG:
+        words = f"the CPU acted as if bit 12 (PAT) of {name} belonged to the frame's address"
+        yield Explanation.of("PAT", "as-address", level, words)
+        yield Explanation.of("PAT", "as-address", None, words)
+        return
+    for bits, page in ((12, "4K"), (21, "2M"), (30, "1G")):
+        low = (1 << bits) - 1
+        starts = (frame & ~low, frame & -size)
+        if 1 << bits != size and reached in [start | walk.va & low for start in starts]:
+            rule = "PAT" if level == 1 and leaf.raw & _PS else "BIG"
+            words = f"the CPU acted as if {name} mapped a page of {page}"
+            yield Explanation.of(rule, f"as-{page}", level, words)
+            yield Explanation.of(rule, f"as-{page}", None, words)
+    for bits in range(51, 31, -1):
+        if reached == predicted & (1 << bits) - 1:
+            words = f"the CPU lost bits 51:{bits} of the frame's address in {name}"
+            yield Explanation.of("RSVD_ADDR", "address-lost", level, words)
+            break
+
+
+def of_order(walk: Walk, seen: Observation) -> Iterator[Explanation]:
+    """Explain a right that is reported where something below it should have been."""
+    page = walk.second if walk.second is not None and not walk.completed else walk
+    if seen.outcome is not Outcome.PAGE_FAULT or seen.cr2 != page.va:
+        return
+    if page.rule not in ("PRESENT", "ORDER") and not page.rule.startswith("RSVD_"):
+        return
+    granted = _RW | _US | _XD | 1
+    steps = page.steps
+    whole = None
+    # What a user's page must not be asked for is known at the leaf alone.
+    cpu = walk.cpu.replace(cr4=walk.cpu.cr4 & ~int(CR4.SMEP | CR4.SMAP | CR4.PKE | CR4.PKS))
+    for step in steps if page.rule != "PRESENT" else steps[:-1]:
+        granted &= step.raw ^ _XD
+        rule = denial(cpu, walk.access, granted, 0)
+        if rule in _RIGHTS and seen.error_code == error_code(walk.cpu, walk.access, rule):
+            words = (
+                f"the CPU acted as if rights were judged at level {step.level} ({rule}), before "
+                f"the entry of level {page.level} was looked at"
+            )
+            if step is steps[-1] and page.rule != "ORDER":
+                words = "the CPU acted as if rights were judged before reserved bits"
+            whole = whole or words
+            yield Explanation.of("ORDER", "rights-first", step.level, words)
+    if whole is not None:
+        yield Explanation.of("ORDER", "rights-first", None, whole)

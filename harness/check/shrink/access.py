@@ -1,51 +1,53 @@
-"""Make a differing case small: fewer words, fewer bits, a plainer CPU, lower addresses.
+"""Make a differing question of one access small: fewer words and bits, lower addresses.
 
-:func:`shrink` tries one simplification after another and keeps those under which the two sides
-still differ for the same cause (:mod:`.reduce`). It ends when a whole round has changed nothing:
-every word and every bit that is left is needed::
+:func:`shrink_access` tries one simplification after another and keeps those under which the two
+sides still differ for the same cause (:mod:`.reduce`). It ends when a whole round has changed
+nothing: every word and every bit that is left is needed::
 
-    small = shrink(case, lambda case: wanted in causes(case))
+    small = shrink_access(question, lambda question: wanted in causes(question))
     print(small.line())
 
 Tables move to 0x1000, 0x2000, ..., indices to 0, RAM becomes the default one. Nothing is random:
-the same case and the same answers give the same result.
+the same question and the same answers give the same result.
 """
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Hashable, Iterator
-from typing import Final, cast
+from typing import Any, Final, cast
 
-from harness.check.case import DEFAULT_RAM, Case
 from harness.check.model.words import words_of
+from harness.check.question import DEFAULT_RAM, Question
 from harness.check.shrink.reduce import Reducer
 from harness.cpu import CR4
 from harness.entry import ADDRESS_MASK
 from harness.errors import InputError
 from harness.memory import PhysicalMemory
-from harness.outcome import AccessKind
+from harness.outcome import Access, AccessKind
 from harness.walker import Walk, walk
 
-__all__ = ["shrink"]
+__all__ = ["shrink_access"]
 
 _TABLE: Final = 0x1000
 _NEAR: Final = 0xFF_FFFF_F000
 
 
-def shrink(case: Case, differs: Callable[[Case], bool], *, tries: int = 2000) -> Case:
-    """Return the smallest case found that still differs.
+def shrink_access(
+    question: Question, differs: Callable[[Question], bool], *, tries: int = 2000
+) -> Question:
+    """Return the smallest question found that still differs.
 
-    :param case: one that differs.
-    :param differs: says whether a case still differs for the same cause; it must not raise.
-    :param tries: how many cases to try at most.
+    :param question: one that differs.
+    :param differs: says whether a question still differs for the same cause; it must not raise.
+    :param tries: how many questions to try at most.
     """
-    shrinker = _Shrinker(case, differs, _identity, tries)
+    shrinker = _Shrinker(question, differs, _identity, tries)
     return shrinker.run(shrinker.round)
 
 
-class _Shrinker(Reducer[Case]):
-    """The smallest case so far."""
+class _Shrinker(Reducer[Question]):
+    """The smallest question so far."""
 
     def round(self) -> None:
         """Try every kind of simplification once."""
@@ -82,7 +84,7 @@ class _Shrinker(Reducer[Case]):
             if (word & ~left[at]) >> bit & 1
         ]
 
-        def build(kept: list[tuple[int, int]]) -> Case | None:
+        def build(kept: list[tuple[int, int]]) -> Question | None:
             words = dict(left)
             for at, bit in kept:
                 words[at] |= 1 << bit
@@ -95,31 +97,33 @@ class _Shrinker(Reducer[Case]):
             self.take(self._without_a_level())
         self.plainer_cpu(lambda: self.question.cpu, lambda cpu: _with(self.question, cpu=cpu))
 
-    def _without_a_level(self) -> Case | None:
-        case = self.question
-        entry = case.memory.get(case.cpu.root | case.va >> 45 & 0xFF8, 0)
-        low = case.va & (1 << 48) - 1
+    def _without_a_level(self) -> Question | None:
+        question = self.question
+        entry = question.memory.get(question.cpu.root | _va(question) >> 45 & 0xFF8, 0)
+        low = _va(question) & (1 << 48) - 1
         va = low | (-1 << 48 & (1 << 64) - 1 if low >> 47 else 0)
         try:
-            cpu = case.cpu.replace(cr4=case.cpu.cr4 & ~int(CR4.LA57), cr3=entry & ADDRESS_MASK)
+            cpu = question.cpu.replace(
+                cr4=question.cpu.cr4 & ~int(CR4.LA57), cr3=entry & ADDRESS_MASK
+            )
         except InputError:
             return None
-        return _with(case, cpu=cpu, va=va)
+        return _with(question, cpu=cpu, va=va)
 
     def _access(self) -> None:
-        access = self.question.access
+        access = _access(self.question)
         for size in (1, 2, 4, 8, 16, 32):
             if size < access.size and self.take(self._with_access(size=size)):
                 break
         for name in ("stack", "implicit"):
-            if getattr(self.question.access, name):
+            if getattr(_access(self.question), name):
                 self.take(self._with_access(**{name: False}))
-        if self.question.access.kind is AccessKind.WRITE:
+        if _access(self.question).kind is AccessKind.WRITE:
             self.take(self._with_access(kind=AccessKind.READ))
 
-    def _with_access(self, **changes: object) -> Case | None:
+    def _with_access(self, **changes: object) -> Question | None:
         try:
-            access = dataclasses.replace(self.question.access, **changes)  # type: ignore[arg-type]
+            access = dataclasses.replace(_access(self.question), **changes)  # type: ignore[arg-type]
         except InputError:
             return None
         return _with(self.question, access=access)
@@ -133,97 +137,113 @@ class _Shrinker(Reducer[Case]):
             mask = 0x1FF << shift
             if level == levels:
                 mask = (1 << 64) - (1 << shift)
-            if self.question.va & mask:
-                self.take(_moved(self.question, self.question.va & ~mask))
-        offset = self.question.va & 0xFFF
+            if _va(self.question) & mask:
+                self.take(_moved(self.question, _va(self.question) & ~mask))
+        offset = _va(self.question) & 0xFFF
         if offset:
-            self.take(_with(self.question, va=self.question.va & ~0xFFF))
-            end = 0x1000 - self.question.access.size // 2 if self.question.access.size > 1 else 0
+            self.take(_with(self.question, va=_va(self.question) & ~0xFFF))
+            end = (
+                0x1000 - _access(self.question).size // 2 if _access(self.question).size > 1 else 0
+            )
             if end and offset != end:
-                self.take(_with(self.question, va=self.question.va & ~0xFFF | end))
+                self.take(_with(self.question, va=_va(self.question) & ~0xFFF | end))
 
     def _frames(self) -> None:
         """Put tables at 0x1000, 0x2000, ..."""
-        case = self.question
-        tables = list(dict.fromkeys(_tables(case)))
+        question = self.question
+        tables = list(dict.fromkeys(_tables(question)))
         homes = {table: _TABLE * number for number, table in enumerate(tables, 1)}
-        self.take(_rehoused(case, homes))
+        self.take(_rehoused(question, homes))
         for old, new in homes.items():
             if old != new:
                 self.take(_rehoused(self.question, {old: new}))
 
 
-def _identity(case: Case) -> Hashable:
-    return case.cpu, case.ram, frozenset(case.memory.items()), case.va, case.access
+def _identity(question: Question) -> Hashable:
+    words = frozenset(question.memory.items())
+    return question.cpu, question.ram, words, _va(question), _access(question)
 
 
-def _pages(case: Case) -> Iterator[Walk]:
-    memory = cast(PhysicalMemory, words_of(case))
-    first = walk(memory, case.cpu, case.va, case.access)
+def _va(question: Question) -> int:
+    assert question.single is not None
+    return question.single.va
+
+
+def _access(question: Question) -> Access:
+    assert question.single is not None
+    return question.single.access
+
+
+def _pages(question: Question) -> Iterator[Walk]:
+    memory = cast(PhysicalMemory, words_of(question))
+    first = walk(memory, question.cpu, _va(question), _access(question))
     yield first
     if first.second is not None:
         yield first.second
 
 
-def _tables(case: Case) -> Iterator[int]:
+def _tables(question: Question) -> Iterator[int]:
     # An engine may go on where the walk ends: whatever a word points to may be a table.
-    yield case.cpu.root
-    for page in _pages(case):
+    yield question.cpu.root
+    for page in _pages(question):
         for step in page.steps:
             yield step.address & ~0xFFF
-    frames = {at & ~0xFFF for at in case.memory}
+    frames = {at & ~0xFFF for at in question.memory}
     yield from sorted(frames)
 
 
-def _moved(case: Case, va: int) -> Case | None:
-    """Return the case at another address; its entries move to the new indices."""
-    words = dict(case.memory)
-    for page in _pages(case):
+def _moved(question: Question, va: int) -> Question | None:
+    """Return the question at another address; its entries move to the new indices."""
+    words = dict(question.memory)
+    for page in _pages(question):
         for step in page.steps:
-            offset = page.va - case.va
+            offset = page.va - _va(question)
             at = step.address & ~0xFFF | (va + offset) >> 9 * step.level & 0xFF8
             if at != step.address:
                 words.pop(step.address, None)
                 words[at] = step.raw
     # Below the entry that ended the walk nothing was read; an engine may have gone on there.
-    read = {step.address for page in _pages(case) for step in page.steps}
-    for at, word in case.memory.items():
+    read = {step.address for page in _pages(question) for step in page.steps}
+    for at, word in question.memory.items():
         if at in read:
             continue
         levels = [
-            level for level in range(1, case.cpu.levels) if _index(case.va, level) == at >> 3 & 511
+            level
+            for level in range(1, question.cpu.levels)
+            if _index(_va(question), level) == at >> 3 & 511
         ]
         if levels:
             words.pop(at, None)
             words[at & ~0xFFF | _index(va, levels[0]) << 3] = word
-    return _with(case, va=va, memory=words)
+    return _with(question, va=va, memory=words)
 
 
 def _index(va: int, level: int) -> int:
     return va >> 9 * level + 3 & 511
 
 
-def _rehoused(case: Case, homes: dict[int, int]) -> Case | None:
-    """Return the case with frames at other addresses."""
+def _rehoused(question: Question, homes: dict[int, int]) -> Question | None:
+    """Return the question with frames at other addresses."""
     words: dict[int, int] = {}
-    for at, word in case.memory.items():
+    for at, word in question.memory.items():
         frame = word & ADDRESS_MASK
         if frame in homes:
             word = word & ~ADDRESS_MASK | homes[frame]
         words[homes.get(at & ~0xFFF, at & ~0xFFF) | at & 0xFFF] = word
-    if len(words) != len(case.memory):
+    if len(words) != len(question.memory):
         return None
-    root = homes.get(case.cpu.root, case.cpu.root)
+    root = homes.get(question.cpu.root, question.cpu.root)
     try:
-        cpu = case.cpu.replace(cr3=root | case.cpu.cr3 & 0xFFF)
+        cpu = question.cpu.replace(cr3=root | question.cpu.cr3 & 0xFFF)
     except InputError:
         return None
-    return _with(case, cpu=cpu, memory=words)
+    return _with(question, cpu=cpu, memory=words)
 
 
-def _with(case: Case, **changes: object) -> Case | None:
-    values = {name: getattr(case, name) for name in ("cpu", "ram", "memory", "va", "access")}
+def _with(question: Question, **changes: Any) -> Question | None:
+    values = {name: getattr(question, name) for name in ("cpu", "ram", "memory")}
+    values |= {"va": _va(question), "access": _access(question)}
     try:
-        return Case(**{**values, **changes})
+        return Question.of_access(**{**values, **changes})
     except InputError:
         return None

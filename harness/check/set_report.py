@@ -1,11 +1,11 @@
 """The report of a page-table set's check, in plain values that can leave a worker process.
 
-Every probe is counted as exactly one of agree, known, diverge and unsupported, by question
-(:class:`Tally`); what else is wrong stands beside them (``SetReport.wrong``), and the first things
-that are wrong are told one by one (:class:`Finding`)::
+Every probe is counted as exactly one :class:`~harness.check.judge.compare.Judgement`, by question
+(:class:`SetTally`); what else is wrong stands beside them (``SetReport.wrong``), and the first
+things that are wrong are told one by one (:class:`SetFinding`)::
 
     report = check_set(path)
-    assert report.probes == report.agree + report.known + report.diverge + report.unsupported
+    assert report.probes == sum(report.count(judgement) for judgement in Judgement)
 """
 
 from __future__ import annotations
@@ -13,15 +13,15 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from harness.check.case import Case
 from harness.check.judge.compare import Judgement
+from harness.check.question import Question
 
-__all__ = ["Finding", "SetReport", "Tally"]
+__all__ = ["SetFinding", "SetReport", "SetTally"]
 
 
 @dataclass(slots=True)
-class Tally:
-    """The probes of one question, counted: ``probes`` is the sum of the other four.
+class SetTally:
+    """The probes of one question, counted: ``probes`` is the sum of the others.
 
     :ivar question: what was asked, in words.
     """
@@ -29,9 +29,11 @@ class Tally:
     question: str
     probes: int = 0
     agree: int = 0
+    open: int = 0
     known: int = 0
     diverge: int = 0
     unsupported: int = 0
+    delivered_by_harness: int = 0
 
     def count(self, judgement: Judgement, number: int = 1) -> None:
         """Count probes that were judged alike."""
@@ -44,21 +46,21 @@ class Tally:
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class SetFinding:
     """One thing that is not as it should be.
 
     :ivar sentence: what.
-    :ivar case: the question that shows it, able to run alone, where it is one.
+    :ivar question: what shows it, able to run alone, where it is one.
     """
 
     sentence: str
-    case: Case | None = None
+    question: Question | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return it as a JSON object."""
         return {
             "sentence": self.sentence,
-            "case": None if self.case is None else self.case.to_json(),
+            "question": None if self.question is None else self.question.to_json(),
         }
 
 
@@ -79,14 +81,18 @@ class SetReport:
     name: str
     levels: int
     leaves: int
-    tallies: list[Tally] = field(default_factory=list)
-    findings: list[Finding] = field(default_factory=list)
+    tallies: list[SetTally] = field(default_factory=list)
+    findings: list[SetFinding] = field(default_factory=list)
     wrong: int = 0
     notes: list[str] = field(default_factory=list)
     seconds: float = 0.0
 
     def _sum(self, name: str) -> int:
         return sum(getattr(tally, name) for tally in self.tallies)
+
+    def count(self, judgement: Judgement) -> int:
+        """Give the number of probes that were judged so."""
+        return self._sum(judgement)
 
     @property
     def probes(self) -> int:
@@ -99,8 +105,13 @@ class SetReport:
         return self._sum("agree")
 
     @property
+    def open(self) -> int:
+        """Give the number of those that differ where the manual leaves the choice to the CPU."""
+        return self._sum("open")
+
+    @property
     def known(self) -> int:
-        """Give the number of those that differ as registered in known.py."""
+        """Give the number of those that differ as registered."""
         return self._sum("known")
 
     @property
@@ -120,7 +131,7 @@ class SetReport:
             "kind": "page tables",
             "levels": self.levels,
             "leaves": self.leaves,
-            **{word: getattr(self, word) for word in ("probes", *map(str, Judgement))},
+            **{word: self._sum(word) for word in ("probes", *map(str, Judgement))},
             "wrong": self.wrong,
             "seconds": round(self.seconds, 3),
             "questions": [tally.to_json() for tally in self.tallies],
