@@ -280,6 +280,7 @@ class EntryObservations:
     :ivar pa: meaningful where the outcome has one; :data:`UNKNOWN_PA` where it was not learnt.
     :ivar after: for each edited entry a row: what the access left of it.
     :ivar reason: why the unsupported ones are.
+    :ivar untold: columns that the answerer does not know, such as ``after``.
     """
 
     outcome: NDArray[np.uint8]
@@ -288,6 +289,7 @@ class EntryObservations:
     pa: NDArray[np.uint64]
     after: NDArray[np.uint64]
     reason: str | None = None
+    untold: frozenset[str] = frozenset()
 
     @classmethod
     def blank(
@@ -321,6 +323,7 @@ class EntryObservations:
         for name in ("outcome", "error_code", "cr2", "pa", "after"):
             getattr(self, name)[..., rows] = getattr(some, name)
         self.reason = some.reason or self.reason
+        self.untold |= some.untold
 
     def rows(self, where: slice) -> EntryObservations:
         """Return some of the rows, which are views."""
@@ -331,4 +334,5 @@ class EntryObservations:
             self.pa[where],
             self.after[:, where],
             self.reason,
+            self.untold,
         )

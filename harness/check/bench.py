@@ -61,8 +61,13 @@ class EngineId:
     @property
     def title(self) -> str:
         """Name it for people: ``unicorn 2.1.4``, ``mine:CPU (unicorn 2.1.4)``."""
-        named = f"{self.name} {self.version}"
+        named = f"{self.name} {self.version}".strip()
         return named if self.spec == self.name else f"{self.spec} ({named})"
+
+    @property
+    def is_walker(self) -> bool:
+        """Say whether it is a person's walker, and no CPU."""
+        return self.spec.startswith("walker:")
 
     def to_json(self) -> dict[str, str]:
         """Return it as one JSON object."""

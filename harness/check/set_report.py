@@ -13,10 +13,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from harness.check.findings.codec import finding_to_json
+from harness.check.findings.finding import Finding
 from harness.check.judge.compare import Judgement
-from harness.check.question import Question
 
-__all__ = ["SetFinding", "SetReport", "SetTally"]
+__all__ = ["SetReport", "SetTally"]
 
 
 @dataclass(slots=True)
@@ -45,25 +46,6 @@ class SetTally:
         return {name: getattr(self, name) for name in self.__slots__}
 
 
-@dataclass(frozen=True, slots=True)
-class SetFinding:
-    """One thing that is not as it should be.
-
-    :ivar sentence: what.
-    :ivar question: what shows it, able to run alone, where it is one.
-    """
-
-    sentence: str
-    question: Question | None = None
-
-    def to_json(self) -> dict[str, Any]:
-        """Return it as a JSON object."""
-        return {
-            "sentence": self.sentence,
-            "question": None if self.question is None else self.question.to_json(),
-        }
-
-
 @dataclass(slots=True)
 class SetReport:
     """What a check of a set found.
@@ -72,7 +54,8 @@ class SetReport:
     :ivar levels: of its tables, 4 or 5.
     :ivar leaves: how many pages it maps.
     :ivar tallies: the counts of each question.
-    :ivar findings: the first of the divergences, and whatever else is wrong.
+    :ivar findings: the root causes of the divergences.
+    :ivar faults: sentences about whatever else is wrong.
     :ivar wrong: what is wrong that no probe shows (the list of leaves, the state afterwards).
     :ivar notes: what a reader of the numbers should know.
     :ivar seconds: of wall time.
@@ -82,7 +65,8 @@ class SetReport:
     levels: int
     leaves: int
     tallies: list[SetTally] = field(default_factory=list)
-    findings: list[SetFinding] = field(default_factory=list)
+    findings: list[Finding] = field(default_factory=list)
+    faults: list[str] = field(default_factory=list)
     wrong: int = 0
     notes: list[str] = field(default_factory=list)
     seconds: float = 0.0
@@ -135,6 +119,7 @@ class SetReport:
             "wrong": self.wrong,
             "seconds": round(self.seconds, 3),
             "questions": [tally.to_json() for tally in self.tallies],
-            "findings": [finding.to_json() for finding in self.findings],
+            "findings": [finding_to_json(finding) for finding in self.findings],
+            "faults": self.faults,
             "notes": self.notes,
         }

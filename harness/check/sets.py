@@ -23,6 +23,7 @@ A damaged set raises :class:`~harness.errors.SnapshotError`, an engine that is m
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from collections.abc import Iterator
@@ -33,16 +34,28 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harness.address import PageSize, format_address
+from harness.check.bench import EngineId, judged
+from harness.check.findings.finding import Finding, finding_of
+from harness.check.findings.roots import root_causes
 from harness.check.judge.access import verdict_of_access
 from harness.check.judge.compare import Judgement
 from harness.check.question import question_of
-from harness.check.set_report import SetFinding, SetReport, SetTally
+from harness.check.set_report import SetReport, SetTally
 from harness.cpu import RFLAGS, CpuState
-from harness.engine import Engine, open_engine
+from harness.engine import Engine
+from harness.engine.loading import opener
+from harness.engine.steps import StepResult
 from harness.isolate import doing
-from harness.outcome import UNKNOWN_PA, Access, AccessKind, Observations, Outcome
+from harness.outcome import (
+    UNKNOWN_PA,
+    Access,
+    AccessKind,
+    Observation,
+    Observations,
+    Outcome,
+)
 from harness.snapshot import PageTableSet, load_set
-from harness.walker import RULES, BulkWalk, Leaves, bulk, leaves, walk
+from harness.walker import RULES, BulkWalk, Leaves, Walk, bulk, leaves, walk
 
 __all__ = ["check_set"]
 
@@ -51,6 +64,8 @@ _LEAVES_SAMPLED: Final = 1500
 _TRUTH_SAMPLED: Final = 6000
 _SINGLES: Final = 40
 _SHOWN: Final = 20
+_EXPLAINED: Final = 500
+"""Divergences of a set whose cause is looked for; all are counted."""
 # Rows that differ are judged one by one, up to so many of a question.
 _JUDGED: Final = 2000
 _CHUNK: Final = {AccessKind.READ: 1 << 16, AccessKind.WRITE: 1 << 16, AccessKind.FETCH: 1 << 12}
@@ -82,8 +97,9 @@ def check_set(
     pages = leaves(tables.memory, tables.cpu)
     report = SetReport(name, tables.cpu.levels, len(pages))
     _compare_lists(tables, pages, report)
-    with open_engine(tables.memory, engine) as cpu_engine:
-        _Check(tables, pages, report, cpu_engine, every=every).run()
+    with contextlib.closing(opener(engine)(tables.memory)) as cpu_engine:
+        identity = EngineId.of(cpu_engine, engine)
+        _Check(tables, pages, report, cpu_engine, identity, every=every).run()
     report.seconds = time.perf_counter() - started
     return report
 
@@ -102,19 +118,17 @@ def _compare_lists(tables: PageTableSet, pages: Leaves, report: SetReport) -> No
     if len(pages) != len(order):
         report.wrong += 1
         sentence = f"the tables map {len(pages)} pages, and truth.csv lists {len(order)}"
-        report.findings.append(SetFinding(sentence))
+        report.faults.append(sentence)
         return
     for word, our, their in zip(names, ours, theirs, strict=True):
         differ = our != their[order]
         if differ.any():
             row = int(differ.argmax())
             report.wrong += int(differ.sum())
-            report.findings.append(
-                SetFinding(
-                    f"the {word} of the page at {format_address(int(pages.va[row]))} must be "
-                    f"{int(their[order][row]):#x} as truth.csv says, and the walker lists "
-                    f"{int(our[row]):#x}"
-                )
+            report.faults.append(
+                f"the {word} of the page at {format_address(int(pages.va[row]))} must be "
+                f"{int(their[order][row]):#x} as truth.csv says, and the walker lists "
+                f"{int(our[row]):#x}"
             )
 
 
@@ -136,6 +150,7 @@ class _Check:
         pages: Leaves,
         report: SetReport,
         engine: Engine,
+        identity: EngineId,
         *,
         every: bool,
     ) -> None:
@@ -143,6 +158,9 @@ class _Check:
         self.memory = tables.memory
         self.report = report
         self.engine = engine
+        self.identity = identity
+        self.found: dict[str, Finding] = {}
+        self.explained = 0
         truth = tables.truth
         # Whoever may read everything: a supervisor with SMAP lifted and no keys in the way.
         cpu = tables.cpu
@@ -190,13 +208,12 @@ class _Check:
         tally = self._tally("read, as unmapped.csv")
         self._ask(tally, self.reader, unmapped.va, Access(AccessKind.READ), None)
         self._ask_singly()
+        self.report.findings = root_causes(self.found.values())
 
         if not np.array_equal(by_frame[frames], before):
             self.report.wrong += 1
-            self.report.findings.append(
-                SetFinding(
-                    "the probes must leave the tables as they were, and some entries changed"
-                )
+            self.report.faults.append(
+                "the probes must leave the tables as they were, and some entries changed"
             )
 
     def _tally(self, question: str) -> SetTally:
@@ -331,20 +348,29 @@ class _Check:
         prediction = walk(self.memory, cpu, va, access)
         seen = self.engine.probe(asked, va, access)
         verdict = verdict_of_access(self.engine, self.memory, prediction, seen)
-        judgement, difference = verdict.judgement, verdict.difference
-        sentence = ""
-        if difference is not None:
-            sentence = difference.sentence
+        judgement = verdict.judgement
+        if judgement is Judgement.DIVERGE:
+            self._found(prediction, seen)
         elif differed and judgement is Judgement.AGREE:
             judgement = Judgement.DIVERGE
-            sentence = (
-                f"a {access.kind} of {format_address(va)} at CPL {cpu.cpl} agrees with the walker "
-                "when it is asked alone, and with something else in a batch or in QEMU"
-            )
+            if len(self.report.faults) < _SHOWN:
+                self.report.faults.append(
+                    f"{tally.question}: a {access.kind} of {format_address(va)} at CPL {cpu.cpl} "
+                    "agrees with the walker when it is asked alone, and with something else in a "
+                    "batch or in QEMU"
+                )
         tally.count(judgement)
-        if judgement is Judgement.DIVERGE and len(self.report.findings) < _SHOWN:
-            question = question_of(self.memory, prediction)
-            self.report.findings.append(SetFinding(f"{tally.question}: {sentence}", question))
+
+    def _found(self, prediction: Walk, seen: Observation) -> None:
+        """Take in a divergence, under its cause."""
+        if self.explained >= _EXPLAINED:
+            return
+        question = question_of(self.memory, prediction)
+        answer = judged(self.identity, self.memory, question, [StepResult(seen)])
+        finding = finding_of(question, answer, self.explained)
+        self.explained += 1
+        old = self.found.get(finding.key)
+        self.found[finding.key] = finding if old is None else old.merged(finding)
 
     def _ask_singly(self) -> None:
         """Ask some of the six questions with every accessed and dirty bit."""

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
-from harness.commands.campaign_options import Settings, command_line
+from harness.commands.campaign_options import Settings, command_line, engine_words
 from harness.commands.files import check_file, check_folder, write_whole
 from harness.commands.progress import campaign_bar
 from harness.errors import InputError
@@ -86,7 +86,7 @@ def _run(campaign: Campaign) -> int:
             "--scheduler must be tcp://host:port or tls://host:port, such as "
             f"tcp://127.0.0.1:8786, not {settings.scheduler!r}"
         )
-    registry = isolated(ask_registry, settings.engine)
+    registry = isolated(ask_registry, settings.subject)
     former = _replayed(settings)
     with campaign_bar() as bar:
         result = run(
@@ -158,7 +158,7 @@ def _replayed(settings: Settings) -> list[Finding]:
 
     if settings.no_database:
         return []
-    return Database(settings.database).replay(settings.engine, workers=settings.processes)
+    return Database(settings.database).replay(settings.subject, workers=settings.processes)
 
 
 def _report(
@@ -197,7 +197,7 @@ def _reproducers(campaign: Campaign, findings: Sequence[Finding]) -> list[Writte
     from harness.check.findings.reproducer import write_reproducers
 
     settings = campaign.settings
-    return write_reproducers(findings, settings.reproducers, settings.engine)
+    return write_reproducers(findings, settings.reproducers, settings.subject)
 
 
 def _told(campaign: Campaign, written: Written, *, former: bool) -> FindingReport:
@@ -206,8 +206,7 @@ def _told(campaign: Campaign, written: Written, *, former: bool) -> FindingRepor
     finding = written.finding
     command = ""
     if written.question is not None:
-        engine = campaign.settings.engine
-        words = () if engine == "unicorn" else ("--engine", engine)
+        words = engine_words(campaign.settings)
         command = command_line("probe", written.question, *words)
     elif campaign.case_command is not None and not former:
         command = campaign.case_command(finding.first)

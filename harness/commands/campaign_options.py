@@ -12,7 +12,7 @@ from typing import Any, Final, TypeVar
 
 import click
 
-__all__ = ["Settings", "campaign_options", "command_line", "settings_words"]
+__all__ = ["Settings", "campaign_options", "command_line", "engine_words", "settings_words"]
 
 _DATABASE: Final = ".harness/findings"
 _REPRODUCERS: Final = ".harness/reproducers"
@@ -24,6 +24,7 @@ class Settings:
     """The options that every campaign has; see :func:`campaign_options`."""
 
     engine: str = "unicorn"
+    walker: str | None = None
     workers: int | None = None
     journal: Path | None = None
     scheduler: str | None = None
@@ -34,6 +35,16 @@ class Settings:
     reproducers: Path = Path(_REPRODUCERS)
     database: Path = Path(_DATABASE)
     no_database: bool = False
+
+    @property
+    def subject(self) -> str:
+        """Return the spec of who is judged: the walker, or the engine."""
+        return self.engine if self.walker is None else f"walker:{self.walker}"
+
+    @property
+    def witnesses(self) -> tuple[str, ...]:
+        """Return the specs of the engines that are asked about a walker's findings."""
+        return () if self.walker is None else (self.engine,)
 
     @property
     def processes(self) -> int:
@@ -55,7 +66,12 @@ def campaign_options(function: _F) -> _F:
             "--engine",
             default="unicorn",
             show_default=True,
-            help="The CPU that judges, or package.module:function for one of your own.",
+            help="The CPU that is asked, or package.module:attribute for one of your own.",
+        ),
+        click.option(
+            "--walker",
+            metavar="MODULE:FUNCTION",
+            help="Judge your own walker, with the CPU as a witness.",
         ),
         click.option(
             "--workers", type=click.IntRange(1, 1024), help="How many processes; one for each CPU."
@@ -104,11 +120,19 @@ def command_line(*words: object) -> str:
     return shlex.join(["harness", *(str(word) for word in words if word is not None)])
 
 
-def settings_words(settings: Settings) -> list[object]:
-    """Return the options that what is found depends on, and the journal, as words."""
+def engine_words(settings: Settings) -> list[object]:
+    """Return the options that say who is asked."""
     words: list[object] = []
     if settings.engine != "unicorn":
         words += ["--engine", settings.engine]
+    if settings.walker is not None:
+        words += ["--walker", settings.walker]
+    return words
+
+
+def settings_words(settings: Settings) -> list[object]:
+    """Return the options that what is found depends on, and the journal, as words."""
+    words = engine_words(settings)
     if settings.scheduler is not None:
         words += ["--scheduler", settings.scheduler]
     if settings.journal is not None:

@@ -36,22 +36,29 @@ _WIDE: Final = 95
 @click.command()
 @click.argument("sets", metavar="[SET]...", nargs=-1, type=click.Path(path_type=Path))
 @click.option("--all", "every", is_flag=True, help="Ask about every leaf, not a sample.")
-@click.option("--engine", default="unicorn", show_default=True, help="The CPU that judges.")
+@click.option(
+    "--engine",
+    default="unicorn",
+    show_default=True,
+    help="The CPU that is asked, or package.module:attribute for one of your own.",
+)
+@click.option(
+    "--walker",
+    metavar="MODULE:FUNCTION",
+    help="Judge your own walker instead, on page tables alone.",
+)
 @click.option("--json", "as_json", is_flag=True, help="End with one JSON object.")
-def check(sets: tuple[Path, ...], every: bool, engine: str, as_json: bool) -> None:
+def check(
+    sets: tuple[Path, ...], every: bool, engine: str, walker: str | None, as_json: bool
+) -> None:
     """Hold walker, CPU and QEMU's answers against one another on real page tables.
 
     Each SET is the folder of a page-table set. Without any, all the sets of fixtures/ are checked
     and all the kernels of asm/ are run. Each runs in a process of its own: one that dies is
     reported, and the others go on.
     """
-    from harness.engine import ENGINES
-    from harness.errors import InputError
-
-    if engine not in ENGINES:
-        raise InputError(f"the engine must be one of {', '.join(ENGINES)}, not {engine!r}")
     started = time.perf_counter()
-    jobs = _jobs(sets, engine, every=every)
+    jobs = _jobs(sets, engine, walker, every=every)
     for event in _run(jobs):
         job = jobs[event.number]
         job.value, job.error = event.value, event.error
@@ -100,13 +107,15 @@ class _Job:
         return int(bad or (kernel is not None and not kernel.passed))
 
 
-def _jobs(sets: Sequence[Path], engine: str, *, every: bool) -> list[_Job]:
+def _jobs(sets: Sequence[Path], engine: str, walker: str | None, *, every: bool) -> list[_Job]:
     from harness.check.kernels import check_kernel, kernel_files
     from harness.check.sets import check_set
     from harness.resources import page_table_sets
 
     jobs = []
-    if not sets:
+    if walker is not None:
+        engine = f"walker:{walker}"
+    elif not sets:
         jobs = [
             _Job(path.stem, check_kernel, (path,), {"engine": engine}) for path in kernel_files()
         ]
@@ -289,11 +298,18 @@ def _table(*headings: str) -> Any:
 def _print_findings(console: Console, report: SetReport) -> None:
     from rich.text import Text
 
+    for fault in report.faults:
+        console.print(Text(f"✗ {report.name}: {fault}", style="red"))
     for finding in report.findings:
-        console.print(Text(f"✗ {report.name}: {finding.sentence}", style="red"))
+        where = (
+            finding.rule if finding.level is None else f"{finding.rule} at level {finding.level}"
+        )
+        count = f"{finding.count:,} probe{'' if finding.count == 1 else 's'}"
+        console.print(Text(f"✗ {report.name}: {where}, {count}", style="red"))
+        for fact in (finding.sentence, finding.as_if):
+            console.print(Text(f"  {fact}"))
         if finding.question is not None:
-            line = finding.question.line()
-            console.print(Text(f"  harness probe with this line: {line}"))
+            console.print(Text(f"  harness probe with this line: {finding.question.line()}"))
     for note in report.notes:
         for line in wrap(f"{report.name}: {note}", console.width - 1):
             console.print(Text(line, style="dim"))

@@ -51,7 +51,14 @@ def fuzz(
     if planted:
         words.append("--planted")
     campaign = Campaign(
-        work=FuzzWork(seed=seed, cases=cases, engine=settings.engine),
+        work=FuzzWork(
+            seed=seed,
+            cases=cases,
+            engine=settings.subject,
+            witnesses=settings.witnesses,
+            # A walker has no TLB and executes nothing.
+            scenarios=settings.walker is None,
+        ),
         settings=settings,
         facts=tuple(facts),
         command=command_line(*words, *settings_words(settings)),

@@ -14,6 +14,7 @@ from harness.commands.campaign_options import (
     Settings,
     campaign_options,
     command_line,
+    engine_words,
     settings_words,
 )
 from harness.errors import InputError
@@ -56,7 +57,15 @@ def matrix(
     from harness.check.matrix.work import MatrixWork
 
     asked = _Asked(matrix, levels or _LEVELS, first, count, part)
-    work = MatrixWork(matrix, asked.levels, settings.engine, asked.sample, first=first, count=count)
+    work = MatrixWork(
+        matrix,
+        asked.levels,
+        settings.subject,
+        settings.witnesses,
+        asked.sample,
+        first=first,
+        count=count,
+    )
     if describe:
         _describe(work, as_json=settings.as_json)
         return
@@ -69,7 +78,7 @@ def matrix(
         command=command_line(*asked.words(), *settings_words(settings)),
         modes=tuple(str(each) for each in asked.levels),
         case_command=lambda number: command_line(
-            *asked.place(), "--engine", settings.engine, "--case", number
+            *asked.place(), *engine_words(settings), "--case", number
         ),
     )
     raise SystemExit(run_campaign(campaign))

@@ -24,8 +24,13 @@ __all__ = ["answer_questions", "probe"]
     multiple=True,
     help="Who answers beside the walker: a spec, several, all, or none.  [default: unicorn]",
 )
+@click.option(
+    "--walker",
+    metavar="MODULE:FUNCTION",
+    help="Judge your own walker, beside the engines.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object a question.")
-def probe(file: Path, engines: tuple[str, ...], as_json: bool) -> None:
+def probe(file: Path, engines: tuple[str, ...], walker: str | None, as_json: bool) -> None:
     """Answer each line of FILE, a .jsonl file with one question to the MMU a line.
 
     A question is one access or several steps on one CPU. The walker predicts, the engines observe,
@@ -38,6 +43,8 @@ def probe(file: Path, engines: tuple[str, ...], as_json: bool) -> None:
     if "all" in specs:
         specs = (*ENGINES, *(each for each in specs if each not in ("all", *ENGINES)))
     specs = tuple(each for each in dict.fromkeys(specs) if each != "none")
+    if walker is not None:
+        specs = (f"walker:{walker}", *specs)
     # Without an engine there is nothing that could take this process down.
     answers: list[Answer] = (
         isolated(answer_questions, file, specs) if specs else answer_questions(file, ())

@@ -60,6 +60,7 @@ def probe_entries_singly(
                 out.pa[row] = seen.pa
             if seen.outcome is Outcome.UNSUPPORTED:
                 out.reason = seen.reason
+            out.untold |= seen.untold
             out.after[:, row] = [words[pa] ^ seen.changed.get(pa, 0) for pa in at]
     finally:
         for pa, word in zip(at, before, strict=True):

@@ -29,7 +29,7 @@ from harness.check.findings.tally import Cell, Tally
 from harness.check.judge.access import AccessVerdict
 from harness.check.judge.compare import Judgement
 from harness.check.question import Question
-from harness.check.shrink.finding import shrink_finding
+from harness.check.shrink.finding import shrink_finding, with_witnesses
 from harness.check.work import Shard
 from harness.engine.steps import StepResult
 from harness.errors import EngineError, InputError
@@ -58,7 +58,8 @@ class FuzzWork:
 
     :param seed: names the campaign; 0 or more.
     :param cases: how many to ask; None for no end.
-    :param engine: who judges: a name, or ``package.module:function``.
+    :param engine: the spec of who is asked.
+    :param witnesses: specs of engines that are asked about each finding.
     :param steering: let coverage set the knobs of later rounds.
     :param scenarios: ask scenarios among the cases.
     :raises InputError: for a negative seed or no cases.
@@ -67,6 +68,7 @@ class FuzzWork:
     seed: int = 1
     cases: int | None = None
     engine: str = "unicorn"
+    witnesses: tuple[str, ...] = ()
     steering: bool = True
     scenarios: bool = True
 
@@ -145,7 +147,7 @@ class FuzzWork:
 
     def shrunk(self, finding: Finding) -> Finding:
         """Return a finding with the smallest case that shows it."""
-        return shrink_finding(finding, self.engine)
+        return with_witnesses(shrink_finding(finding, self.engine), self.witnesses)
 
 
 def _length(round: int) -> int:

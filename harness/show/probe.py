@@ -1,4 +1,4 @@
-"""What ``harness probe`` shows: a table of what was predicted and observed, and what is to be said."""
+"""What ``harness probe`` shows: a table of predictions and observations, and what they mean."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from rich.text import Text
 from harness.address import entry_name, format_address
 from harness.check.bench import Answer, EngineAnswer
 from harness.check.codec import step_to_json
+from harness.check.findings.finding import finding_of
 from harness.check.judge.verdict import StepVerdict
 from harness.describe.walks import WIDTH, headline, index_of
 from harness.outcome import Observation
@@ -49,7 +50,7 @@ def print_answers(answers: list[Answer]) -> None:
     columns(out, headings, rows, styles)
     for number, answer in enumerate(answers, 1):
         for each in answer.engines:
-            facts = _facts(each)
+            facts = _facts(answer, each)
             if not facts:
                 continue
             out.print(Text(f"{number}: {_title(answer)}", style="bold"))
@@ -106,9 +107,13 @@ def _step_row(
     return (*asked, " or ".join(predicted), verdict.rule, level, seen), style
 
 
-def _facts(answer: EngineAnswer) -> list[str]:
+def _facts(asked: Answer, answer: EngineAnswer) -> list[str]:
     """Give what is to be said below the table of one engine's answer."""
     facts = [answer.sentence] if answer.sentence else []
+    if answer.judgement == "diverge":
+        finding = finding_of(asked.question, answer)
+        if finding.explanations and finding.as_if != answer.sentence:
+            facts.append(finding.as_if)
     facts += [f"known as {known.name}: {known.reason}" for known in answer.known]
     facts += [f"the manual leaves it open: {name} in docs/rules.md" for name in answer.open]
     if answer.judgement == "delivered_by_harness":

@@ -146,7 +146,7 @@ def finding_of(question: Question, answer: EngineAnswer, first: int = 0) -> Find
         key="|".join(map(str, cause.keys)),
         rule=cause.likeliest.rule,
         level=cause.likeliest.level,
-        explanations=cause.explanations,
+        explanations=tuple(_of_subject(one, answer.engine) for one in cause.explanations),
         explained=cause.explained,
     )
 
@@ -182,6 +182,13 @@ def _cause(question: Question, answer: EngineAnswer) -> Cause | None:
         Explanation.of(rule, "steps", None, answer.sentence) for rule in _caching_rules(verdict)
     ]
     return Cause.of(found) if found else None
+
+
+def _of_subject(explanation: Explanation, engine: EngineId) -> Explanation:
+    """Say of a walker what the explanations say of a CPU."""
+    if not engine.is_walker:
+        return explanation
+    return Explanation(explanation.key, explanation.as_if.replace("the CPU", "the walker"))
 
 
 def _caching_rules(verdict: StepVerdict) -> list[str]:

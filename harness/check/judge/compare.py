@@ -128,7 +128,8 @@ def compare(walk: Walk, observation: Observation) -> Agreement | Difference:
     if walk.outcome is not observation.outcome:
         differing.append(Field.OUTCOME)
     else:
-        if walk.error_code != observation.error_code:
+        told = Field.ERROR_CODE not in observation.untold
+        if told and walk.error_code != observation.error_code:
             differing.append(Field.ERROR_CODE)
         if walk.cr2 != observation.cr2 and Field.CR2 not in observation.untold:
             differing.append(Field.CR2)

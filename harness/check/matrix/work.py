@@ -30,7 +30,7 @@ from harness.check.findings.tally import Tally
 from harness.check.judge.compare import Judgement
 from harness.check.matrix.blocks import Block, BlockBench
 from harness.check.matrix.spaces import SPACES, Space, scenarios
-from harness.check.shrink.finding import shrink_finding
+from harness.check.shrink.finding import shrink_finding, with_witnesses
 from harness.check.work import Shard
 from harness.errors import InputError
 from harness.isolate import doing
@@ -48,7 +48,8 @@ class MatrixWork:
 
     :param matrix: a key of :data:`~harness.check.matrix.spaces.SPACES`: ``classic`` or ``full``.
     :param levels: 4, 5, or both.
-    :param engine: who judges.
+    :param engine: the spec of who is asked.
+    :param witnesses: specs of engines that are asked about each finding.
     :param sample: ask one case of every so many.
     :param first: the number of the first case to ask.
     :param count: how many numbers from there on; None for all.
@@ -58,6 +59,7 @@ class MatrixWork:
     matrix: str
     levels: tuple[int, ...] = (4, 5)
     engine: str = "unicorn"
+    witnesses: tuple[str, ...] = ()
     sample: int = 1
     first: int = 0
     count: int | None = None
@@ -160,7 +162,7 @@ class MatrixWork:
 
     def shrunk(self, finding: Finding) -> Finding:
         """Return a finding with the smallest case that shows it."""
-        return shrink_finding(finding, self.engine)
+        return with_witnesses(shrink_finding(finding, self.engine), self.witnesses)
 
     def bits(self, number: int) -> tuple[str, ...]:
         """Name the bits that are set in a case.

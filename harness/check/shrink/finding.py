@@ -7,6 +7,8 @@ True
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Sequence
 from contextlib import ExitStack
 
 from harness.check.bench import Bench, EngineAnswer, EngineSource
@@ -18,7 +20,7 @@ from harness.check.shrink.sequence import shrink_steps
 from harness.errors import EngineError
 from harness.memory import Region
 
-__all__ = ["shrink_finding"]
+__all__ = ["shrink_finding", "with_witnesses"]
 
 
 def shrink_finding(finding: Finding, engine: EngineSource = "unicorn") -> Finding:
@@ -44,6 +46,18 @@ def shrink_finding(finding: Finding, engine: EngineSource = "unicorn") -> Findin
         else:
             shrink_steps(finding.question, attempt.differs)
         return finding.told_on(finding_of(attempt.question, attempt.answer))
+
+
+def with_witnesses(finding: Finding, engines: Sequence[str]) -> Finding:
+    """Return a finding with what other engines do with its question.
+
+    :param engines: their specs.
+    :raises EngineError: when one is missing or breaks.
+    """
+    if finding.question is None or not engines:
+        return finding
+    with Bench(finding.question.ram, *engines) as bench:
+        return dataclasses.replace(finding, witnesses=bench.ask(finding.question).engines)
 
 
 class _Attempt:
