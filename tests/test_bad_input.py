@@ -21,7 +21,7 @@ from typing import Any
 
 import pytest
 
-from harness.check.case import Case, read_cases
+from harness.check.question import Question, read_questions
 from harness.cpu import CpuState
 from harness.errors import CaseError, InputError, SnapshotError
 from harness.resources import page_table_sets
@@ -267,12 +267,12 @@ CASE: dict[str, Any] = {
 
 
 def read_case_file(path: Path) -> None:
-    for case in read_cases(path):
+    for case in read_questions(path):
         walk(case.build(), case.cpu, case.va, case.access)
 
 
 def test_the_case_to_be_damaged_is_good() -> None:
-    Case.from_json(CASE)
+    Question.from_json(CASE)
 
 
 @pytest.mark.parametrize("seed", range(200))

@@ -13,10 +13,10 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
-
-from harness.check.case import Case, write_cases
 from harness.check.registered.access import KNOWN
-from harness.check.report import SetReport, Tally
+
+from harness.check.question import Question, write_questions
+from harness.check.set_report import SetReport, Tally
 from harness.cli import cli
 from harness.commands import check as check_module
 from harness.commands import probe as probe_module
@@ -203,7 +203,7 @@ def test_walk_of_one_address_as_json_and_as_csv() -> None:
 
 
 def test_walk_reads_a_raw_dump(tmp_path: Path) -> None:
-    case = Case.from_json(json.loads(DESIGN_CASE))
+    case = Question.from_json(json.loads(DESIGN_CASE))
     dump = tmp_path / "ram.bin"
     dump.write_bytes(case.build().buffer[:0x10000].tobytes())
     cpu = tmp_path / "cpu.json"
@@ -240,8 +240,10 @@ def test_probe_for_people_names_rule_level_and_entry(design_case: Path) -> None:
 def test_probe_answers_in_order_and_names_what_is_known(tmp_path: Path) -> None:
     path = tmp_path / "cases.jsonl"
     cases = [known.case for known in KNOWN]
-    other_ram = Case(CpuState(cr3=0x1000), [(0, 0x8000), (1 << 32, 0x1000)], {}, 0, Access())
-    write_cases(path, [*cases, other_ram, *cases])
+    other_ram = Question.of_access(
+        CpuState(cr3=0x1000), [(0, 0x8000), (1 << 32, 0x1000)], {}, 0, Access()
+    )
+    write_questions(path, [*cases, other_ram, *cases])
 
     lines = [json.loads(line) for line in good("probe", path, "--json").splitlines()]
 
@@ -258,7 +260,7 @@ def test_probe_answers_in_order_and_names_what_is_known(tmp_path: Path) -> None:
 def test_probe_says_what_an_engine_cannot_run(tmp_path: Path) -> None:
     path = tmp_path / "cases.jsonl"
     pks = CpuState(cr3=0x1000, cr4=0x100_0020)
-    write_cases(path, [Case(pks, 0x10000, {}, 0, Access())])
+    write_questions(path, [Question.of_access(pks, 0x10000, {}, 0, Access())])
 
     line = json.loads(good("probe", path, "--json"))
 
@@ -272,7 +274,7 @@ def test_a_divergence_is_exit_code_1(design_case: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr("harness.check.registered.access.KNOWN", ())
     monkeypatch.setattr(probe_module, "isolated", lambda function, *args: function(*args))
     path = design_case.with_name("known.jsonl")
-    write_cases(path, [KNOWN[0].case])
+    write_questions(path, [KNOWN[0].case])
 
     result = harness("probe", path)
 

@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
-from harness.check.case import write_cases
+from harness.check.question import write_questions
 from harness.cli import cli
 from harness.commands import check as check_module
 from harness.fuzz.groups import generate
@@ -180,7 +180,7 @@ def test_walk_with_a_damaged_cpu_file(tmp_path: Path, text: str) -> None:
 @pytest.mark.parametrize("seed", range(140))
 def test_probe_of_damaged_cases(tmp_path: Path, seed: int) -> None:
     path = tmp_path / "cases.jsonl"
-    write_cases(path, generate(seed, 3))
+    write_questions(path, generate(seed, 3))
     path.write_bytes(damaged(seed, path.read_bytes()))
 
     judge(harness("probe", path, "--engine", "none", "--json"), shows=seed % 7 == 1)
@@ -188,7 +188,7 @@ def test_probe_of_damaged_cases(tmp_path: Path, seed: int) -> None:
 
 def test_probe_asks_nothing_of_a_file_with_a_bad_line(tmp_path: Path) -> None:
     path = tmp_path / "cases.jsonl"
-    write_cases(path, generate(1, 2))
+    write_questions(path, generate(1, 2))
     with path.open("a") as file:
         file.write(json.dumps({"access": {"va": 0}, "cpus": {}}) + "\n")
 

@@ -17,7 +17,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, Self, TypeAlias
 
 from harness.check.codec import prediction_to_json
 from harness.check.judge.access import AccessVerdict, verdict_of_access
@@ -80,10 +80,12 @@ class EngineAnswer:
 
     :ivar engine: which.
     :ivar verdicts: of the steps, up to and with the first that diverges or cannot be run.
+    :ivar asked: how many steps the question has.
     """
 
     engine: EngineId
     verdicts: tuple[StepVerdict, ...]
+    asked: int = 1
 
     @property
     def judgement(self) -> Judgement:
@@ -110,7 +112,7 @@ class EngineAnswer:
     def sentence(self) -> str:
         """Say in words how the decisive step differs, and which it is; empty if none does."""
         text = self.decisive.sentence
-        if not text or len(self.verdicts) == 1:
+        if not text or self.asked == 1:
             return text
         return f"step {self.verdicts.index(self.decisive) + 1}: {text}"
 
@@ -237,6 +239,18 @@ class Bench:
             raise
         self.engines: tuple[tuple[EngineId, Engine], ...] = tuple(opened)
 
+    @classmethod
+    def over(cls, engine: Engine) -> Self:
+        """Return a bench over an engine that is open already, and stays so.
+
+        :param engine: its memory is the bench's.
+        """
+        bench = cls.__new__(cls)
+        bench.memory = engine.memory
+        bench.engines = ((EngineId.of(engine), engine),)
+        bench._stack = contextlib.ExitStack()
+        return bench
+
     @property
     def engine(self) -> Engine:
         """Give the first engine."""
@@ -259,17 +273,18 @@ class Bench:
 
     @contextlib.contextmanager
     def holding(self, words: Mapping[int, int]) -> Iterator[None]:
-        """Hold words in the memory for a while; they are zero afterwards."""
+        """Hold words in the memory for a while; afterwards it is as it was."""
         memory = self.memory
         data, offset = memory.words.data, memory.offset
         places = [offset(pa) >> 3 for pa in words]
+        before = [data[place] for place in places]
         for place, word in zip(places, words.values(), strict=True):
             data[place] = word
         try:
             yield
         finally:
-            for place in places:
-                data[place] = 0
+            for place, word in zip(places, before, strict=True):
+                data[place] = word
 
     def ask(self, question: Question) -> Answer:
         """Ask a question of the walker and of every engine, and leave the memory as it was.
@@ -317,7 +332,8 @@ def judged(
     cpu, single = question.cpu, question.single
     if single is None:
         steps = question.steps[: len(results)]
-        return EngineAnswer(engine, tuple(verdicts_of_steps(engine, memory, cpu, steps, results)))
+        verdicts = verdicts_of_steps(engine, memory, cpu, steps, results)
+        return EngineAnswer(engine, tuple(verdicts), len(question.steps))
     prediction = walk(memory, cpu, single.va, single.access)
     verdict = verdict_of_access(engine, memory, prediction, results[0].seen)
     return EngineAnswer(engine, (StepVerdict.of_access(single, results[0], prediction, verdict),))

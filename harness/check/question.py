@@ -41,7 +41,7 @@ from harness.check.codec import (
     step_to_json,
 )
 from harness.cpu import CpuState
-from harness.engine.steps import AccessStep, ControlStep, Step, WriteStep
+from harness.engine.steps import WRITTEN, AccessStep, ControlStep, Step, WriteStep
 from harness.errors import CaseError, InputError
 from harness.jsontext import loads, obj, ram, shown
 from harness.memory import PhysicalMemory, Region
@@ -64,7 +64,7 @@ DEFAULT_RAM: Final = 64 << 20
 _MAX_LINE: Final = 8 << 20
 _MAX_MESSAGE: Final = 400
 _MAX_STEPS: Final = 1000
-_EVERYTHING: Final = ("cpu", "ram", "memory", "access", "steps")
+_OTHERS: Final = ("cpu", "ram", "memory")
 
 
 @dataclass(frozen=True, slots=True, init=False)
@@ -130,12 +130,37 @@ class Question:
 
     @property
     def single(self) -> AccessStep | None:
-        """Give the access of a question that is one access at the CPU's own CPL, else None."""
-        if len(self.steps) == 1:
-            step = self.steps[0]
-            if isinstance(step, AccessStep) and step.cpl is None:
+        """Give the access of a question that is one access and no more, else None.
+
+        An access at another CPL than the CPU's, or that stores a value of its own, is a step.
+        """
+        match self.steps:
+            case (AccessStep(cpl=None, value=value) as step,) if value == WRITTEN:
                 return step
-        return None
+            case _:
+                return None
+
+    @property
+    def va(self) -> int:
+        """Give the virtual address of a question of one access.
+
+        :raises ValueError: when it is more than one access.
+        """
+        return self._one.va
+
+    @property
+    def access(self) -> Access:
+        """Give the access of a question of one access.
+
+        :raises ValueError: when it is more than one access.
+        """
+        return self._one.access
+
+    @property
+    def _one(self) -> AccessStep:
+        if self.single is None:
+            raise ValueError(f"a question of one access is meant, not of {len(self.steps)} steps")
+        return self.single
 
     @classmethod
     def from_json(cls, data: object, *, default: CpuState | None = None) -> Self:
@@ -147,9 +172,9 @@ class Question:
         """
         try:
             asked = "steps" if isinstance(data, dict) and "steps" in data else "access"
-            given = obj("a question", data, required=[asked], optional=_EVERYTHING)
-            if len({"access", "steps"} & set(given)) > 1:
+            if isinstance(data, dict) and "access" in data and asked == "steps":
                 raise CaseError("a question must have access or steps, not both")
+            given = obj("a question", data, required=[asked], optional=_OTHERS)
             return cls(
                 CpuState.from_json(given.get("cpu", {}), default=default),
                 ram(given.get("ram", DEFAULT_RAM)),

@@ -108,6 +108,11 @@ class SetReport:
         """Give the number of those that the engine could not make."""
         return self._sum("unsupported")
 
+    @property
+    def delivered_by_harness(self) -> int:
+        """Give the number of those that this package delivered: none, for they are accesses."""
+        return self._sum("delivered_by_harness")
+
     def to_json(self) -> dict[str, Any]:
         """Return the report as a JSON object."""
         return {

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 from harness.check.bench import Bench, EngineId
 from harness.check.codec import prediction_to_json
 from harness.check.findings.story import observation_words, step_lines
+from harness.check.judge.compare import Judgement
 from harness.check.registered.model import Registration
 from harness.check.registered.registry import covering
 from harness.check.registered.stale import stale_registrations
@@ -53,6 +54,14 @@ __all__ = [
 ]
 
 _WORST: Final = ("broke", "diverge")
+_WITNESS: Final = {
+    Judgement.AGREE: "agrees with",
+    Judgement.OPEN: "differs, where the manual leaves it open, from",
+    Judgement.KNOWN: "differs, as registered, from",
+    Judgement.DIVERGE: "differs from",
+    Judgement.UNSUPPORTED: "cannot be asked beside",
+    Judgement.DELIVERED: "agrees, delivered by harness, with",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,7 +191,7 @@ def finding_report(
         if text and text != finding.sentence
     ]
     notes += [
-        ("witness", f"{one.engine.title}: {one.judgement} with this package's walker")
+        ("witness", f"{one.engine.title} {_WITNESS[one.judgement]} this package's walker")
         for one in finding.witnesses
     ]
     if former:

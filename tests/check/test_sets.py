@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 
 from harness.check import sets as module
-from harness.check.case import Case
-from harness.check.report import SetReport, Tally
+from harness.check.judge.compare import Judgement
+from harness.check.question import Question
+from harness.check.set_report import SetReport, SetTally
 from harness.check.sets import check_set
 from harness.resources import page_table_sets
 from harness.snapshot import load_set
@@ -28,9 +29,9 @@ QUESTIONS = 9
 def add_up(report: SetReport) -> None:
     """Check that every probe was counted as exactly one of four."""
     assert len(report.tallies) == QUESTIONS
-    counted: list[Tally | SetReport] = [*report.tallies, report]
+    counted: list[SetTally | SetReport] = [*report.tallies, report]
     for tally in counted:
-        assert tally.probes == tally.agree + tally.known + tally.diverge + tally.unsupported
+        assert tally.probes == sum(getattr(tally, word) for word in Judgement)
         assert tally.probes > 0
 
 
@@ -40,7 +41,7 @@ def test_a_sample_of_each_set_agrees(path: Path) -> None:
 
     add_up(report)
     assert (report.diverge, report.wrong, report.unsupported, report.known) == (0, 0, 0, 0)
-    assert report.findings == []
+    assert (report.findings, report.faults) == ([], [])
     assert report.probes > 4000
 
 
@@ -129,7 +130,7 @@ def test_another_truth_is_a_divergence(
     add_up(report)
     assert report.wrong == wrong
     assert report.diverge + report.wrong >= 1
-    assert report.findings
+    assert report.faults
 
 
 def test_a_mapped_address_called_unmapped_is_a_divergence(copy: Path) -> None:
@@ -140,7 +141,7 @@ def test_a_mapped_address_called_unmapped_is_a_divergence(copy: Path) -> None:
     report = check_set(copy)
 
     assert report.diverge == 1
-    assert report.findings[0].sentence.startswith("read, as unmapped.csv: ")
+    assert report.faults[0].startswith("read, as unmapped.csv: ")
     add_up(report)
 
 
@@ -160,11 +161,12 @@ def test_a_wrong_walker_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     Plan.of.cache_clear()
     assert report.diverge > 100
     add_up(report)
-    case = report.findings[0].case
+    case = report.findings[0].question
     assert case is not None
     assert "SMAP" not in report.findings[0].sentence
+    assert len(report.findings) <= 3
     monkeypatch.undo()
-    again = Case.from_json(case.to_json())
+    again = Question.from_json(case.to_json())
     assert walk(again.build(), again.cpu, again.va, again.access).rule == "SMAP"
 
 
@@ -216,7 +218,7 @@ def test_tables_that_are_not_put_back_are_found(monkeypatch: pytest.MonkeyPatch)
     report = check_set(SMALL)
 
     assert report.wrong == 1
-    assert report.findings[-1].sentence.startswith("the probes must leave the tables")
+    assert report.faults[-1].startswith("the probes must leave the tables")
 
 
 def test_a_machine_that_the_engine_cannot_be_is_unsupported(copy: Path) -> None:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness.check.case import Case
+from harness.check.question import Question
 from harness.engine import open_engine
 from harness.engine.unicorn import UnicornEngine
 from harness.engine.unicorn.probe import Prober
@@ -93,7 +93,7 @@ def test_random_probes_among_others(numbers: list[int]) -> None:
     engine = case_engine()
     memory = engine.memory
 
-    def answer(case: Case) -> Observation:
+    def answer(case: Question) -> Observation:
         for at, word in case.memory.items():
             memory.write_u64(at, word)
         before = memory.buffer[: 1 << 22].copy()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 
-from harness.check.case import Case
+from harness.check.question import Question
 from harness.fuzz.groups import SIZE, case, generate, group
 from harness.fuzz.spaces import RAM
 from harness.fuzz.steer import DEFAULTS
@@ -41,7 +41,7 @@ def test_knobs_decide() -> None:
 
 def test_every_case_survives_its_json() -> None:
     for one in generate(5, 200):
-        assert Case.from_json(one.to_json()) == one
+        assert Question.from_json(one.to_json()) == one
         assert one.ram == RAM
 
 

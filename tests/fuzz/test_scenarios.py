@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from harness.check.model.instructions import understood
-from harness.check.scenario import Scenario
+from harness.check.question import Question
 from harness.engine.steps import AccessStep, ControlStep, DeliverStep, ExecuteStep
 from harness.fuzz import deliveries, instructions, sequences
 
@@ -29,7 +29,7 @@ def test_all_have_the_ram_that_is_told(kind: Any) -> None:
     for number in range(200):
         scenario = kind.generate(1, number)
         assert tuple(map(tuple, scenario.ram)) == kind.RAM
-        assert isinstance(scenario, Scenario)
+        assert isinstance(scenario, Question)
 
 
 def test_sequences_have_2_to_11_steps_of_every_kind() -> None:

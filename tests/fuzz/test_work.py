@@ -11,11 +11,10 @@ import pickle
 from collections import Counter
 
 import pytest
-
-from harness.check.case import Case
-from harness.check.findings.tally import Tally
 from harness.check.registered.access import KNOWN
-from harness.check.scenario import Scenario
+
+from harness.check.findings.tally import Tally
+from harness.check.question import Question
 from harness.check.work import Shard
 from harness.cpu import CpuState
 from harness.engine import open_engine
@@ -195,7 +194,7 @@ def test_a_rule_taken_out_of_the_walker_is_found(monkeypatch: pytest.MonkeyPatch
     assert found.steering["!"] == found.judgements["diverge"]
     for finding in small:
         assert finding.case is not None
-        case = Case.from_json(json.loads(json.dumps(finding.case)))
+        case = Question.from_json(json.loads(json.dumps(finding.case)))
         # Small: the entries of one walk (of two pages at most), few bits each.
         assert len(case.memory) <= case.cpu.levels + 1
         assert any(word >> 63 for word in case.memory.values())
@@ -242,7 +241,7 @@ def test_an_engine_that_says_it_went_wrong_does_not_end_the_campaign(
     engine = _bench("unicorn", RAM).engine
     real = engine.probe
     victim = work.question(37)
-    assert isinstance(victim, Case)
+    assert isinstance(victim, Question)
 
     def probe(cpu: CpuState, va: int, access: Access) -> Observation:
         if (cpu, va, access) == (victim.cpu, victim.va, victim.access):
@@ -275,7 +274,7 @@ def test_a_case_that_kills_is_described() -> None:
         finding = work.describe(Shard(0, 0, number, 1, spec), "it died")
         assert (finding.judgement, finding.first) == ("broke", number)
         assert finding.sentence == f"the engine broke on case {number}: it died"
-        assert isinstance(question, Case if kind is None else Scenario)
+        assert (question.single is not None) is (kind is None)
         assert finding.case == question.to_json()
 
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from harness.check.registered.sequence import KNOWN_STEPS
+
 from harness.check.findings.finding import Finding
 from harness.check.findings.reproducer import judge_json
-from harness.check.registered.sequence import KNOWN_STEPS
 from harness.engine.loading import opener
 from harness.planted.engines import name_of
 

@@ -113,3 +113,18 @@ class Cause:
     def likeliest(self) -> Explanation:
         """Give the likeliest explanation."""
         return self.explanations[0]
+
+    @property
+    def rule(self) -> str:
+        """Name the rule that the engine breaks, by the likeliest explanation."""
+        return self.likeliest.rule
+
+    @property
+    def level(self) -> int | None:
+        """Give the level at which it does, when it is about one level."""
+        return self.likeliest.level
+
+    @property
+    def as_if(self) -> str:
+        """Say what the CPU acted as if, by the likeliest explanation."""
+        return self.likeliest.as_if

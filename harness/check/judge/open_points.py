@@ -65,7 +65,7 @@ def without_bits(observation: Observation, address: int, bits: int) -> Observati
 def _accessed_of_denied_leaf(walk: Walk, observation: Observation) -> Observation | None:
     page = deciding(walk)
     leaf = page.leaf
-    if walk.rule not in RIGHTS or leaf is None:
+    if walk.rule not in RIGHTS or leaf is None or observation.outcome is not walk.outcome:
         return None
     if not excess(walk, observation).get(leaf.address, 0) & _ACCESSED:
         return None
@@ -75,6 +75,8 @@ def _accessed_of_denied_leaf(walk: Walk, observation: Observation) -> Observatio
 def _dirty_of_lower(walk: Walk, observation: Observation) -> Observation | None:
     leaf = walk.leaf
     if not walk.access.is_write or walk.second is None or walk.completed or leaf is None:
+        return None
+    if observation.outcome is not walk.outcome:
         return None
     if not excess(walk, observation).get(leaf.address, 0) & _DIRTY:
         return None

@@ -27,19 +27,21 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.check.bench import Bench, EngineSource
+from harness.check.bench import Bench, EngineSource, judged
 from harness.check.findings.finding import Finding, finding_of
 from harness.check.findings.tally import Cell, Tally
 from harness.check.judge.compare import Field, Judgement
 from harness.check.question import Question
 from harness.cpu import CpuState
-from harness.engine.steps import AccessStep
+from harness.engine.steps import AccessStep, StepResult
 from harness.entry import PageTableFlags
 from harness.memory import PhysicalMemory, Region
 from harness.outcome import (
+    UNKNOWN_PA,
     Access,
     AccessKind,
     EntryObservations,
+    Observation,
     Outcome,
 )
 from harness.walker import RULES, bulk
@@ -90,6 +92,8 @@ _ADDRESS = _U64(0x000F_FFFF_FFFF_F000)
 _MAPPED, _PAGE_FAULT = Outcome.MAPPED.code, Outcome.PAGE_FAULT.code
 _UNSUPPORTED = Outcome.UNSUPPORTED.code
 _NO_MEMORY = Outcome.NO_MEMORY.code
+
+_DIFFERS = (Judgement.DIVERGE, Judgement.KNOWN, Judgement.OPEN)
 
 _Column = NDArray[np.uint64]
 _Rows = NDArray[np.bool_]
@@ -345,24 +349,50 @@ class BlockBench:
         _count_outcomes(tally, predicted)
         _count_coverage(tally, block, predicted)
         for rows in _sorts(predicted, seen, block.entries, np.flatnonzero(differs)):
-            finding = self._finding(block, rows, int(names[rows[0]]))
+            finding = self._finding(block, predicted, seen, rows, int(names[rows[0]]))
             tally.judgements[finding.judgement] += len(rows)
             tally.known.update(dict.fromkeys(finding.known, len(rows)))
             if finding.answer is not None:
                 tally.open.update(dict.fromkeys(finding.answer.open, len(rows)))
             tally.add(finding)
 
-    def _finding(self, block: Block, rows: NDArray[np.intp], first: int) -> Finding:
-        """Ask one case of several that differ in the same way, alone."""
-        question = block.question(int(rows[0]))
-        answer = self.bench.ask(question).engines[0]
-        if block.twice and answer.judgement in (Judgement.AGREE, Judgement.UNSUPPORTED):
-            # What an engine does wrong with any access needs no first one.
-            question = Question(question.cpu, RAM, question.memory, question.steps[-1:])
+    def _finding(
+        self,
+        block: Block,
+        predicted: Prediction,
+        seen: EntryObservations,
+        rows: NDArray[np.intp],
+        first: int,
+    ) -> Finding:
+        """Judge one case of several that differ in the same way."""
+        row = int(rows[0])
+        question = block.question(row)
+        if block.twice:
             answer = self.bench.ask(question).engines[0]
-        if answer.judgement in (Judgement.AGREE, Judgement.UNSUPPORTED):
+            if answer.judgement in _DIFFERS:
+                return dataclasses.replace(finding_of(question, answer, first), count=len(rows))
+        # What an engine does wrong with any access needs no first one: what that one did to the
+        # entries is taken for granted.
+        words = dict(zip(block.at, self._before(block, predicted, seen, row), strict=True))
+        question = Question.of_access(block.cpu, RAM, words, block.va, block.access)
+        result = StepResult(_observation(block, seen, row, words))
+        with self.bench.holding(words):
+            answer = judged(self.bench.engine_id, self.memory, question, [result])
+        if answer.judgement not in _DIFFERS:
             return self._only_together(question, rows, first)
         return dataclasses.replace(finding_of(question, answer, first), count=len(rows))
+
+    def _before(
+        self, block: Block, predicted: Prediction, seen: EntryObservations, row: int
+    ) -> list[int]:
+        """Return the entries of a case as its last access found them."""
+        entries = block.entries[:, row]
+        if block.twice:
+            free = predicted.may[:, row] & seen.after[:, row]
+            done = self.ledger.predict(block.rows(slice(row, row + 1)))
+            entries = entries | free | done.must[:, 0] & _A & seen.after[:, row]
+        found: list[int] = entries.tolist()
+        return found
 
     @staticmethod
     def _only_together(question: Question, rows: NDArray[np.intp], first: int) -> Finding:
@@ -444,6 +474,27 @@ def _sorts(
     _, first, sort = np.unique(table, axis=0, return_index=True, return_inverse=True)
     for number in np.argsort(first):
         yield rows[sort == number]
+
+
+def _observation(
+    block: Block, seen: EntryObservations, row: int, words: dict[int, int]
+) -> Observation:
+    """Return what the engine saw of one case, as a single probe would tell it."""
+    outcome = Outcome.from_code(int(seen.outcome[row]))
+    pa = int(seen.pa[row])
+    changed = {
+        at: word ^ int(seen.after[depth, row])
+        for depth, (at, word) in enumerate(words.items())
+        if word != int(seen.after[depth, row])
+    }
+    return Observation(
+        outcome,
+        error_code=int(seen.error_code[row]) if outcome.has_error_code else None,
+        cr2=int(seen.cr2[row]) if outcome is Outcome.PAGE_FAULT else None,
+        pa=pa if outcome.has_pa and pa != UNKNOWN_PA else None,
+        changed=changed,
+        untold=seen.untold,
+    )
 
 
 def _count_outcomes(tally: Tally, predicted: Prediction) -> None:

@@ -24,7 +24,7 @@ from harness.cpu import CR4
 from harness.entry import ADDRESS_MASK
 from harness.errors import InputError
 from harness.memory import PhysicalMemory
-from harness.outcome import Access, AccessKind
+from harness.outcome import AccessKind
 from harness.walker import Walk, walk
 
 __all__ = ["shrink_access"]
@@ -99,8 +99,8 @@ class _Shrinker(Reducer[Question]):
 
     def _without_a_level(self) -> Question | None:
         question = self.question
-        entry = question.memory.get(question.cpu.root | _va(question) >> 45 & 0xFF8, 0)
-        low = _va(question) & (1 << 48) - 1
+        entry = question.memory.get(question.cpu.root | question.va >> 45 & 0xFF8, 0)
+        low = question.va & (1 << 48) - 1
         va = low | (-1 << 48 & (1 << 64) - 1 if low >> 47 else 0)
         try:
             cpu = question.cpu.replace(
@@ -111,19 +111,19 @@ class _Shrinker(Reducer[Question]):
         return _with(question, cpu=cpu, va=va)
 
     def _access(self) -> None:
-        access = _access(self.question)
+        access = self.question.access
         for size in (1, 2, 4, 8, 16, 32):
             if size < access.size and self.take(self._with_access(size=size)):
                 break
         for name in ("stack", "implicit"):
-            if getattr(_access(self.question), name):
+            if getattr(self.question.access, name):
                 self.take(self._with_access(**{name: False}))
-        if _access(self.question).kind is AccessKind.WRITE:
+        if self.question.access.kind is AccessKind.WRITE:
             self.take(self._with_access(kind=AccessKind.READ))
 
     def _with_access(self, **changes: object) -> Question | None:
         try:
-            access = dataclasses.replace(_access(self.question), **changes)  # type: ignore[arg-type]
+            access = dataclasses.replace(self.question.access, **changes)  # type: ignore[arg-type]
         except InputError:
             return None
         return _with(self.question, access=access)
@@ -137,16 +137,14 @@ class _Shrinker(Reducer[Question]):
             mask = 0x1FF << shift
             if level == levels:
                 mask = (1 << 64) - (1 << shift)
-            if _va(self.question) & mask:
-                self.take(_moved(self.question, _va(self.question) & ~mask))
-        offset = _va(self.question) & 0xFFF
+            if self.question.va & mask:
+                self.take(_moved(self.question, self.question.va & ~mask))
+        offset = self.question.va & 0xFFF
         if offset:
-            self.take(_with(self.question, va=_va(self.question) & ~0xFFF))
-            end = (
-                0x1000 - _access(self.question).size // 2 if _access(self.question).size > 1 else 0
-            )
+            self.take(_with(self.question, va=self.question.va & ~0xFFF))
+            end = 0x1000 - self.question.access.size // 2 if self.question.access.size > 1 else 0
             if end and offset != end:
-                self.take(_with(self.question, va=_va(self.question) & ~0xFFF | end))
+                self.take(_with(self.question, va=self.question.va & ~0xFFF | end))
 
     def _frames(self) -> None:
         """Put tables at 0x1000, 0x2000, ..."""
@@ -161,22 +159,12 @@ class _Shrinker(Reducer[Question]):
 
 def _identity(question: Question) -> Hashable:
     words = frozenset(question.memory.items())
-    return question.cpu, question.ram, words, _va(question), _access(question)
-
-
-def _va(question: Question) -> int:
-    assert question.single is not None
-    return question.single.va
-
-
-def _access(question: Question) -> Access:
-    assert question.single is not None
-    return question.single.access
+    return question.cpu, question.ram, words, question.va, question.access
 
 
 def _pages(question: Question) -> Iterator[Walk]:
     memory = cast(PhysicalMemory, words_of(question))
-    first = walk(memory, question.cpu, _va(question), _access(question))
+    first = walk(memory, question.cpu, question.va, question.access)
     yield first
     if first.second is not None:
         yield first.second
@@ -197,7 +185,7 @@ def _moved(question: Question, va: int) -> Question | None:
     words = dict(question.memory)
     for page in _pages(question):
         for step in page.steps:
-            offset = page.va - _va(question)
+            offset = page.va - question.va
             at = step.address & ~0xFFF | (va + offset) >> 9 * step.level & 0xFF8
             if at != step.address:
                 words.pop(step.address, None)
@@ -210,7 +198,7 @@ def _moved(question: Question, va: int) -> Question | None:
         levels = [
             level
             for level in range(1, question.cpu.levels)
-            if _index(_va(question), level) == at >> 3 & 511
+            if _index(question.va, level) == at >> 3 & 511
         ]
         if levels:
             words.pop(at, None)
@@ -242,7 +230,7 @@ def _rehoused(question: Question, homes: dict[int, int]) -> Question | None:
 
 def _with(question: Question, **changes: Any) -> Question | None:
     values = {name: getattr(question, name) for name in ("cpu", "ram", "memory")}
-    values |= {"va": _va(question), "access": _access(question)}
+    values |= {"va": question.va, "access": question.access}
     try:
         return Question.of_access(**{**values, **changes})
     except InputError:

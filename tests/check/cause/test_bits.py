@@ -5,9 +5,10 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from harness.check.case import Case
-from harness.check.cause import cause_of, root_causes
+from harness.check.cause import cause_of
+from harness.check.findings.roots import root_causes
 from harness.check.model.words import words_of
+from harness.check.question import Question
 from harness.outcome import Access, Observation, Outcome
 from harness.walker import walk
 
@@ -31,7 +32,7 @@ def test_a_that_a_fault_sets(asked: Asked) -> None:
 
 
 def test_a_not_set_and_d_are_told_apart_on_a_fault(planted: Planted) -> None:
-    def answer(case: Case) -> Observation:
+    def answer(case: Question) -> Observation:
         prediction = walk(words_of(case), case.cpu, case.va, case.access)  # type: ignore[arg-type]
         page = prediction.second or prediction
         seen = Observation(
@@ -46,12 +47,12 @@ def test_a_not_set_and_d_are_told_apart_on_a_fault(planted: Planted) -> None:
     (cause,) = root_causes(planted.findings(answer))
 
     assert (cause.rule, cause.level) == ("A_ON_FAULT", None)
-    assert cause.details["levels"] == [5, 4, 3, 2, 1]
+    assert cause.levels == (5, 4, 3, 2, 1)
 
 
 def test_a_self_referencing_entry_names_self(asked: Asked) -> None:
     memory = {0x1000: 0x1007}
-    case = Case(asked.CPU, 0x10000, memory, 0, Access.of("write"))
+    case = Question.of_access(asked.CPU, 0x10000, memory, 0, Access.of("write"))
     prediction = walk(case.build(), case.cpu, case.va, case.access)
     assert prediction.sets == {0x1000: 0x60}
     seen = Observation(Outcome.MAPPED, pa=0x1000, changed={0x1000: 0x20})
@@ -59,4 +60,4 @@ def test_a_self_referencing_entry_names_self(asked: Asked) -> None:
     found = cause_of(words_of(case), prediction, seen)
 
     assert found.rule == "SELF"
-    assert found.keys == ("SELF:D", "D:missing:L1", "D:missing")
+    assert [*map(str, found.keys)] == ["SELF:D", "D:missing:L1", "D:missing"]

@@ -6,6 +6,11 @@ from typing import Any
 
 import pytest
 
+from harness.check.bench import Bench
+from harness.check.cause.change import Reasons
+from harness.check.model.words import words_of
+from harness.check.registered.model import KnownAccess
+from harness.check.registered.unicorn import UNICORN
 from harness.cpu import CR0, CR4
 from harness.outcome import Observation
 
@@ -66,3 +71,24 @@ def test_a_switch_of_the_cpu(asked: Asked) -> None:
     found = asked.cause({}, cpu.replace(cr4=cpu.cr4 | int(CR4.SMEP)), "fetch", asked.MAPPED)
     assert (found.rule, found.level) == ("SMEP", None)
     assert found.as_if == "the CPU acted as if CR4.SMEP were 0"
+
+
+class _Other:
+    name, version = "another", "1.0"
+
+
+@pytest.mark.parametrize(
+    "known", [known for known in UNICORN if isinstance(known, KnownAccess)], ids=lambda k: k.name
+)
+def test_what_is_registered_of_an_engine_explains_it_alone(known: KnownAccess) -> None:
+    question = known.question
+    with Bench(question.ram, "unicorn") as bench:
+        verdict = bench.ask(question).engines[0].decisive
+        reasons = Reasons(bench.engine)
+    words, prediction, seen = words_of(question), verdict.walk, verdict.result.seen
+    assert prediction is not None
+    assert reasons.explains(words, prediction, seen)
+    for none in (Reasons(None), Reasons(_Other())):
+        assert not none.explains(words, prediction, seen)
+        assert none.without_bits(words, prediction, seen) is seen
+        assert none.instead(words, prediction) is None

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from harness.check.case import Case
 from harness.check.cause import cause_of
 from harness.check.model.words import words_of
+from harness.check.question import Question
 from harness.outcome import Access
 from harness.walker import walk
 
@@ -35,7 +35,7 @@ def test_a_flaw_is_found_beside_a_registered_divergence(asked: Asked) -> None:
         version = "2.1.4"
 
     memory = {0x1000: 0x2007, 0x2000: 0x81}
-    case = Case(asked.USER, 0x10000, memory, 0x123, Access.of("write"))
+    case = Question.of_access(asked.USER, 0x10000, memory, 0x123, Access.of("write"))
     prediction = walk(case.build(), case.cpu, case.va, case.access)
     assert prediction.rule == "USER_US"
     seen = asked.fault(0x3, changed={0x1000: 0x20, 0x2000: 0x20})

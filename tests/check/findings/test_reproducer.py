@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from harness.check.registered.access import KNOWN
 
-from harness.check.case import Case
 from harness.check.findings.finding import Finding
 from harness.check.findings.reproducer import file_stem, judge_alone, judge_json, write_reproducers
-from harness.check.registered.access import KNOWN
+from harness.check.question import Question
 from harness.engine import Engine
 from harness.engine.unicorn import UnicornEngine
 from harness.errors import CaseError, EngineBroken
@@ -126,7 +126,7 @@ def test_the_case_file_is_one_that_probe_reads(tmp_path: Path) -> None:
 
     assert case.suffix == ".jsonl"
     [line] = case.read_text().splitlines()
-    assert Case.from_json(json.loads(line)).to_json() == KNOWN_1G.case.to_json()
+    assert Question.from_json(json.loads(line)).to_json() == KNOWN_1G.case.to_json()
 
 
 FIXED = '''

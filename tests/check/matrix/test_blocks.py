@@ -13,7 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from harness.check.findings.reproducer import judge_json
+from harness.check.findings.reproducer import reproduce
+from harness.check.findings.tally import Cell
 from harness.check.matrix.blocks import (
     FRAME_1G,
     FRAME_2M,
@@ -28,6 +29,7 @@ from harness.check.matrix.blocks import (
 )
 from harness.cpu import CR0, CR4, EFER, CpuState
 from harness.engine import Engine
+from harness.engine.steps import AccessStep
 from harness.engine.unicorn import UnicornEngine
 from harness.memory import PhysicalMemory
 from harness.outcome import Access, AccessKind, EntryObservations, Outcome
@@ -105,8 +107,10 @@ def ledger() -> Ledger:
 
 
 def alone(some: Block, row: int) -> Walk:
-    case = some.case(row)
-    return walk(case.build(), case.cpu, case.va, case.access)
+    case = some.question(row)
+    step = case.steps[-1]
+    assert isinstance(step, AccessStep)
+    return walk(case.build(), case.cpu, step.va, step.access)
 
 
 @given(some=blocks)
@@ -146,7 +150,7 @@ def test_of_two_accesses_it_predicts_what_both_leave(ledger: Ledger, some: Block
 def test_the_cpu_agrees(bench: BlockBench, some: Block) -> None:
     tally = bench.ask(some)
 
-    assert set(tally.judgements) <= {"agree", "known"}, tally.findings
+    assert set(tally.judgements) <= {"agree", "known", "open"}, tally.findings
     assert tally.cases == tally.judgements.total() == len(some)
 
 
@@ -169,32 +173,31 @@ def test_counts_outcomes_and_coverage(bench: BlockBench) -> None:
         for told in walks
     )
     assert tally.outcomes == outcomes
-    decided = Counter(f"{told.rule}/{told.level}/write/user4" for told in walks)
+    decided = Counter(Cell(told.rule, told.level, "write", "user4") for told in walks)
     assert {key: tally.coverage[key] for key in decided} == decided
     dirtied = sum(any(bits & D for bits in told.sets.values()) for told in walks if told.level == 1)
-    assert dirtied == tally.coverage["D/1/write/user4"] > 0
+    assert dirtied == tally.coverage[Cell("D", 1, "write", "user4")] > 0
     errors = sum(told.error_code is not None and told.level == 2 for told in walks)
-    assert errors == tally.coverage["ERR/2/write/user4"] > 0
+    assert errors == tally.coverage[Cell("ERR", 2, "write", "user4")] > 0
 
 
 def test_a_case_stands_alone() -> None:
     some = block(7, 50, cpl=3)
 
-    assert judge_json(some.to_json(13)).agree
-    assert some.to_json(13)["memory"] == {
-        f"{at:#x}": f"{word:#x}" for at, word in zip(some.at, some.entries[:, 13], strict=True)
-    }
+    assert reproduce(some.question(13)).judgement == "agree"
+    assert some.question(13).single is not None
+    assert some.question(13).memory == dict(zip(some.at, some.entries[:, 13].tolist(), strict=True))
 
 
 def test_a_case_of_two_accesses_is_a_scenario() -> None:
     some = block(7, 50, cpl=3, twice=True, kind=AccessKind.WRITE)
 
-    told = some.to_json(13)
+    told = some.question(13)
 
-    assert judge_json(told).agree
-    first, last = told["steps"]
-    assert first == {"access": {"va": f"{VA4:#x}", "kind": "read", "size": 1}, "cpl": 0}
-    assert last == {"access": {"va": f"{VA4:#x}", "kind": "write", "size": 1}}
+    assert reproduce(told).judgement == "agree"
+    first, last = told.steps
+    assert first == AccessStep(VA4, Access(AccessKind.READ), cpl=0)
+    assert last == AccessStep(VA4, Access(AccessKind.WRITE))
 
 
 Flaw = Callable[[EntryObservations, NDArray[np.uint64]], None]
@@ -262,7 +265,7 @@ def test_a_flaw_is_a_finding(flaw: Flaw, rule: str | None) -> None:
         assert {finding.rule for finding in found} == {rule}
     for finding in found:
         assert 1000 <= finding.first < 1400
-        assert finding.case == some.to_json(finding.first - 1000)
+        assert finding.question == some.question(finding.first - 1000)
 
 
 def test_a_flaw_in_two_accesses_is_a_finding() -> None:
@@ -272,7 +275,11 @@ def test_a_flaw_in_two_accesses_is_a_finding() -> None:
 
     found = [f for f in tally.findings.values() if f.judgement == "diverge"]
     assert {finding.rule for finding in found} == {"D"}
-    assert all("steps" in (finding.case or {}) for finding in found)
+    # The engine's play is right: what its columns show needs no first access.
+    for finding in found:
+        assert finding.question is not None
+        assert finding.question.single is not None
+        assert finding.question.memory.keys() == set(some.at)
 
 
 def test_an_entry_that_nobody_would_change_is_looked_after() -> None:

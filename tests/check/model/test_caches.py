@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
+from harness.check.bench import Bench
 from harness.check.judge.compare import Judgement
 from harness.check.model.caches import History
-from harness.check.scenario import Scenario, ask
+from harness.check.question import Question
 from harness.cpu import CpuState
 from harness.engine import Engine, open_engine
 from harness.engine.steps import (
@@ -25,6 +26,8 @@ from harness.engine.unicorn import UnicornEngine
 from harness.fuzz import sequences
 from harness.memory import PhysicalMemory
 from harness.outcome import Access, AccessKind, Observation, Outcome
+
+PERMITTED = (Judgement.AGREE, Judgement.OPEN, Judgement.KNOWN)
 
 P, W, U, A, D, PS, G = 1, 2, 4, 0x20, 0x40, 0x80, 0x100
 PGE = 0x80
@@ -230,11 +233,11 @@ def tell(last: Callable[[Observation], Observation]) -> Any:
 
 
 def judged(words: dict[int, int], steps: list[Step], flaw: Any = None, **cpu: int) -> Any:
-    scenario = Scenario(CPU.replace(**cpu), 0x1_0000, WORDS | words, steps)
+    scenario = Question(CPU.replace(**cpu), 0x1_0000, WORDS | words, steps)
     memory = PhysicalMemory(0x1_0000)
     engine: Engine = open_engine(memory) if flaw is None else Flawed(memory, flaw)
     try:
-        return ask(engine, scenario)
+        return Bench.over(engine).ask(scenario).engines[0]
     finally:
         engine.close()
 
@@ -292,7 +295,7 @@ def test_a_mixture_that_was_never_there_is_found() -> None:
     assert (answer.judgement, answer.rule, answer.decisive.acted) == (
         Judgement.DIVERGE,
         "STALE",
-        "order",
+        ("order",),
     )
 
 
@@ -325,7 +328,7 @@ def test_a_second_spurious_fault_is_one_too_many() -> None:
     assert (answer.judgement, answer.rule, answer.decisive.acted) == (
         Judgement.DIVERGE,
         "STALE",
-        "fault",
+        ("fault",),
     )
 
 
@@ -361,8 +364,8 @@ def test_random_sequences_agree_with_unicorn() -> None:
     permitted = 0
     with open_engine(memory) as engine:
         for number in range(1500):
-            answer = ask(engine, sequences.generate(3, number))
-            assert answer.judgement in (Judgement.AGREE, Judgement.KNOWN), (number, answer.sentence)
+            answer = Bench.over(engine).ask(sequences.generate(3, number)).engines[0]
+            assert answer.judgement in PERMITTED, (number, answer.sentence)
             permitted += sum(len(verdict.predicted) > 1 for verdict in answer.verdicts)
     assert permitted > 300, "much of it asks about what may be stale"
     assert not memory.buffer.any()
@@ -376,7 +379,7 @@ def test_random_sequences_find_flaws(flaw: Any, rules: set[str]) -> None:
     found = set()
     with Flawed(memory, flaw) as engine:
         for number in range(1500):
-            answer = ask(engine, sequences.generate(3, number))
+            answer = Bench.over(engine).ask(sequences.generate(3, number)).engines[0]
             if answer.judgement is Judgement.DIVERGE:
                 found.add(answer.rule)
     assert rules <= found

@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
+from harness.check.bench import Bench
 from harness.check.judge.compare import Judgement
 from harness.check.model.instructions import understood
-from harness.check.scenario import Scenario, ask
+from harness.check.question import Question
 from harness.cpu import CpuState
 from harness.engine import Engine, open_engine
 from harness.engine.steps import ExecuteStep, Step, StepResult
@@ -18,6 +19,8 @@ from harness.engine.unicorn import UnicornEngine
 from harness.fuzz import instructions
 from harness.memory import PhysicalMemory
 from harness.outcome import Observation, Outcome
+
+PERMITTED = (Judgement.AGREE, Judgement.OPEN, Judgement.KNOWN)
 
 CPU = CpuState(cr3=0x1000)
 TABLES = {0x1000: 0x2027, 0x2000: 0x3027, 0x3000: 0x4027}
@@ -47,11 +50,11 @@ def run(
     instruction: str, change: Change | None = None, cpu: CpuState = CPU, **registers: Any
 ) -> Any:
     step = ExecuteStep(instruction, registers)
-    scenario = Scenario(cpu, 0x1_0000, TABLES | LEAVES | DATA, [step])
+    scenario = Question(cpu, 0x1_0000, TABLES | LEAVES | DATA, [step])
     memory = PhysicalMemory(0x1_0000)
     engine: Engine = open_engine(memory) if change is None else Flawed(memory, change)
     try:
-        return ask(engine, scenario)
+        return Bench.over(engine).ask(scenario).engines[0]
     finally:
         engine.close()
 
@@ -172,18 +175,20 @@ def test_what_has_no_model_is_not_judged() -> None:
     answer = run("mov [rdi], rax", rdi=0x4000)
     assert (answer.judgement, answer.sentence) == (
         Judgement.UNSUPPORTED,
-        "step 1: mov [rdi], rax: there is no model of 'mov [rdi], rax'",
+        "mov [rdi], rax: there is no model of 'mov [rdi], rax'",
     )
     answer = run("inc qword ptr [rdi]", cpu=CPU, rdi=0x8000)
     assert answer.judgement is Judgement.AGREE
-    over = Scenario(
+    over = Question(
         CPU,
         0x1_0000,
         TABLES | {0x4020: 0x4007},
         [ExecuteStep("inc qword ptr [rdi]", {"rdi": 0x4020})],
     )
     with open_engine(PhysicalMemory(0x1_0000)) as engine:
-        assert "stores over an entry that it used" in ask(engine, over).sentence
+        assert (
+            "stores over an entry that it used" in Bench.over(engine).ask(over).engines[0].sentence
+        )
 
 
 # Planted flaws.
@@ -268,7 +273,7 @@ def test_a_flaw_is_found(
         field,
         rule,
     ), answer.sentence
-    assert answer.sentence.startswith(f"step 1: {instruction} at CPL 0")
+    assert answer.sentence.startswith(f"{instruction} at CPL 0")
 
 
 def test_random_instructions_agree_with_unicorn() -> None:
@@ -276,8 +281,8 @@ def test_random_instructions_agree_with_unicorn() -> None:
     faults = half_way = 0
     with open_engine(memory) as engine:
         for number in range(1500):
-            answer = ask(engine, instructions.generate(3, number))
-            assert answer.judgement in (Judgement.AGREE, Judgement.KNOWN), (number, answer.sentence)
+            answer = Bench.over(engine).ask(instructions.generate(3, number)).engines[0]
+            assert answer.judgement in PERMITTED, (number, answer.sentence)
             verdict = answer.decisive
             if verdict.result.seen.outcome is Outcome.PAGE_FAULT:
                 faults += 1
@@ -294,6 +299,6 @@ def test_random_instructions_find_a_flaw() -> None:
     for_good = registers(rcx=lambda rcx: rcx & ~1)
     with Flawed(PhysicalMemory(instructions.RAM), for_good) as engine:
         for number in range(200):
-            answer = ask(engine, instructions.generate(3, number))
+            answer = Bench.over(engine).ask(instructions.generate(3, number)).engines[0]
             found += answer.judgement is Judgement.DIVERGE
     assert found > 30

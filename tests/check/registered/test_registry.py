@@ -9,11 +9,10 @@ from typing import Any
 import pytest
 from packaging.specifiers import SpecifierSet
 
-from harness.check.findings.reproducer import judge_json
-from harness.check.registered.access import KNOWN
-from harness.check.registered.model import Registration
-from harness.check.registered.registry import REGISTRY, stale_registrations
-from harness.check.registered.sequence import KNOWN_STEPS
+from harness.check.findings.reproducer import reproduce
+from harness.check.registered.model import KnownAccess, KnownSequence, Registration
+from harness.check.registered.registry import REGISTRY, covering
+from harness.check.registered.stale import stale_registrations
 from harness.cpu import CpuState
 from harness.engine import Engine
 from harness.engine.steps import ControlStep, Step, StepResult
@@ -22,24 +21,38 @@ from harness.memory import PhysicalMemory
 from harness.outcome import Observation, Outcome
 from harness.walker import RULES, walk
 
+KNOWN = tuple(known for known in REGISTRY if isinstance(known, KnownAccess))
+
 
 @pytest.mark.parametrize("known", REGISTRY, ids=lambda known: known.name)
 def test_the_example_still_diverges(known: Registration) -> None:
-    judged = judge_json(known.example)
+    found = reproduce(known.example)
 
-    assert judged.judgement == "known", judged.explanation
-    assert judged.finding is not None
-    assert judged.finding.known == (known.name,)
+    assert found.judgement == "known", found.story
+    assert found.answer.known == (known,)
+    assert found.finding is not None
+    assert found.finding.known == (known.name,)
 
 
 def test_registrations_say_which_rule_why_and_who_says_so() -> None:
-    assert (*KNOWN, *KNOWN_STEPS) == REGISTRY
+    assert {type(known) for known in REGISTRY} == {KnownAccess, KnownSequence}
     assert len({known.name for known in REGISTRY}) == len(REGISTRY)
     for known in REGISTRY:
         assert known.rule in RULES
         assert known.reason.endswith(".")
         assert known.source.endswith(".")
         assert list(known.versions)
+
+
+def test_an_engine_is_covered_by_its_name_and_version() -> None:
+    class Other:
+        name, version = "unicorn", "1.0"
+
+    class Ours:
+        name, version = "unicorn", "2.1.4"
+
+    assert covering(Ours()) == REGISTRY
+    assert covering(Other()) == ()
 
 
 def test_nothing_that_is_registered_is_stale() -> None:

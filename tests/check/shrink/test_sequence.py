@@ -5,12 +5,11 @@ from __future__ import annotations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness.check.bench import shrink_finding
-from harness.check.findings.reproducer import judge_json
-from harness.check.scenario import Scenario
-from harness.check.shrink.sequence import shrink_scenario
+from harness.check.findings.reproducer import reproduce
+from harness.check.question import Question
+from harness.check.shrink.finding import shrink_finding
+from harness.check.shrink.sequence import shrink_steps
 from harness.cpu import CpuState
-from harness.engine.loading import opener
 from harness.engine.steps import (
     AccessStep,
     ControlStep,
@@ -24,9 +23,9 @@ from harness.outcome import Access, AccessKind
 READ, WRITE = Access(AccessKind.READ, 8), Access(AccessKind.WRITE, 4)
 
 
-def scenario() -> Scenario:
+def scenario() -> Question:
     """A page is unmapped and invalidated between two reads, among much else."""
-    return Scenario(
+    return Question(
         CpuState(cr3=0x1018, cr4=0xA0, efer=0xD00, rflags=0x4_0002, pkru=0x55),
         0x10_0000,
         {
@@ -51,7 +50,7 @@ def scenario() -> Scenario:
 
 
 def test_what_is_needed_stays() -> None:
-    def differs(one: Scenario) -> bool:
+    def differs(one: Question) -> bool:
         kinds = [type(step) for step in one.steps]
         return (
             WriteStep in kinds
@@ -61,7 +60,7 @@ def test_what_is_needed_stays() -> None:
             and bool(one.cpu.cr4 & 0x80)
         )
 
-    small = shrink_scenario(scenario(), differs)
+    small = shrink_steps(scenario(), differs)
 
     assert [type(step) for step in small.steps] == [WriteStep, InvlpgStep]
     assert small.steps[0] == WriteStep({0x4020: 0})
@@ -70,12 +69,12 @@ def test_what_is_needed_stays() -> None:
 
 
 def test_steps_become_plainer() -> None:
-    def differs(one: Scenario) -> bool:
+    def differs(one: Question) -> bool:
         return any(isinstance(s, AccessStep) and s.access.is_write for s in one.steps) and any(
             isinstance(s, ExecuteStep) for s in one.steps
         )
 
-    small = shrink_scenario(scenario(), differs)
+    small = shrink_steps(scenario(), differs)
 
     assert small.steps == (
         AccessStep(0x5000, Access(AccessKind.WRITE)),
@@ -90,10 +89,10 @@ def test_the_result_always_differs_and_is_minimal(number: int, kept: int) -> Non
     place = kept % len(whole.steps)
     wanted = type(whole.steps[place])
 
-    def differs(one: Scenario) -> bool:
+    def differs(one: Question) -> bool:
         return any(isinstance(step, wanted) for step in one.steps)
 
-    small = shrink_scenario(whole, differs)
+    small = shrink_steps(whole, differs)
 
     assert differs(small)
     assert len(small.steps) == 1
@@ -103,32 +102,31 @@ def test_the_result_always_differs_and_is_minimal(number: int, kept: int) -> Non
 def test_it_gives_up_in_time() -> None:
     asked = []
 
-    def differs(one: Scenario) -> bool:
+    def differs(one: Question) -> bool:
         asked.append(one)
         return False
 
-    assert shrink_scenario(scenario(), differs, tries=7) == scenario()
+    assert shrink_steps(scenario(), differs, tries=7) == scenario()
     assert len(asked) == 7
 
 
 def test_a_finding_of_steps_becomes_small() -> None:
-    engine = opener("harness.planted.engines:INVLPG")
+    engine = "harness.planted.engines:INVLPG"
     whole = scenario()
     steps = [step for step in whole.steps if not isinstance(step, ExecuteStep)]
-    case = Scenario(whole.cpu, whole.ram, whole.memory, steps).to_json()
-    found = judge_json(case, engine).finding
+    found = reproduce(Question(whole.cpu, whole.ram, whole.memory, steps), engine).finding
     assert found is not None
 
     small = shrink_finding(found, engine)
 
     assert small.key == found.key
-    assert small.case is not None
-    assert [next(iter(step)) for step in small.case["steps"]] == [
-        "access",
-        "write",
-        "invlpg",
-        "access",
+    assert small.question is not None
+    assert [type(step) for step in small.question.steps] == [
+        AccessStep,
+        WriteStep,
+        InvlpgStep,
+        AccessStep,
     ]
-    assert len(small.case["memory"]) == 4
-    assert judge_json(small.case, engine).judgement == "diverge"
-    assert judge_json(small.case).agree
+    assert len(small.question.memory) == 4
+    assert reproduce(small.question, engine).judgement == "diverge"
+    assert reproduce(small.question).judgement == "agree"

@@ -7,11 +7,13 @@ from collections.abc import Iterator
 
 import pytest
 
+from harness.check.bench import Bench
 from harness.check.judge.compare import Judgement
 from harness.check.matrix.blocks import RAM
 from harness.check.matrix.spaces.scenarios import scenarios
-from harness.check.scenario import Scenario, ask
+from harness.check.question import Question
 from harness.engine import Engine, open_engine
+from harness.engine.steps import AccessStep
 from harness.errors import InputError
 from harness.memory import PhysicalMemory
 
@@ -54,12 +56,13 @@ def engine() -> Iterator[Engine]:
 @pytest.mark.parametrize("levels", [4, 5])
 @pytest.mark.parametrize("name", EXPECTED)
 def test_what_becomes_of_each_step(engine: Engine, levels: int, name: str) -> None:
-    scenario = Scenario.from_json(json.loads(json.dumps(scenarios(levels)[name])))
+    scenario = scenarios(levels)[name]
+    assert Question.from_json(json.loads(scenario.line())) == scenario
     assert scenario.cpu.levels == levels
-    answer = ask(engine, scenario)
+    answer = Bench.over(engine).ask(scenario).engines[0]
     assert answer.judgement is Judgement.AGREE, answer.sentence
-    steps = scenarios(levels)[name]["steps"]
-    verdicts = [v for step, v in zip(steps, answer.verdicts, strict=True) if "access" in step]
+    assert len(answer.verdicts) == len(scenario.steps)
+    verdicts = [v for v in answer.verdicts if isinstance(v.step, AccessStep)]
     assert [verdict.result.seen.error_code for verdict in verdicts] == EXPECTED[name]
     dirty = {
         entry

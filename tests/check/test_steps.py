@@ -1,4 +1,4 @@
-"""Scenarios: their JSON in and out, every way to get it wrong, and what is asked and answered."""
+"""Questions of several steps: their JSON, every way to get it wrong, what is answered."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from harness.check.case import Case
+from harness.check.bench import Bench
 from harness.check.judge.compare import Judgement
-from harness.check.registered.sequence import KNOWN_STEPS
-from harness.check.scenario import Scenario, ask, read_questions, states
+from harness.check.question import Question, read_questions, states
+from harness.check.registered.model import KnownSequence
+from harness.check.registered.registry import REGISTRY
 from harness.cli import cli
 from harness.cpu import CpuState
-from harness.engine import open_engine
 from harness.engine.steps import AccessStep, ControlStep, InvlpgStep, Step, WriteStep
 from harness.errors import CaseError
 from harness.fuzz import deliveries, instructions, sequences
-from harness.memory import PhysicalMemory
 from harness.outcome import Access, AccessKind
 
+KNOWN_STEPS = tuple(known for known in REGISTRY if isinstance(known, KnownSequence))
 TABLES = {"0x1000": "0x2007", "0x2000": "0x3007", "0x3000": "0x4007", "0x4020": "0x5005"}
 # kvm-unit-tests' "twice": a supervisor's read comes before a user's write of the same address.
 TWICE: dict[str, Any] = {
@@ -48,23 +48,23 @@ EVERY_STEP: list[dict[str, Any]] = [
 ]
 
 
-def scenario(**changes: Any) -> Scenario:
-    return Scenario.from_json(TWICE | changes)
+def scenario(**changes: Any) -> Question:
+    return Question.from_json(TWICE | changes)
 
 
 def answered(data: dict[str, Any]) -> Any:
-    asked = Scenario.from_json(data)
-    memory = PhysicalMemory(asked.ram)
-    with open_engine(memory) as engine:
-        answer = ask(engine, asked)
-    assert not memory.buffer.any(), "everything is put back"
+    asked = Question.from_json(data)
+    with Bench(asked.ram, "unicorn") as bench:
+        answer = bench.ask(asked)
+        assert not bench.memory.buffer.any(), "everything is put back"
+    assert answer.judgement is answer.engines[0].judgement
     return answer
 
 
 def test_every_kind_of_step_survives_the_trip_through_json() -> None:
     asked = scenario(steps=EVERY_STEP)
 
-    again = Scenario.from_json(json.loads(asked.line()))
+    again = Question.from_json(json.loads(asked.line()))
 
     assert again == asked
     assert again.line() == asked.line()
@@ -75,19 +75,22 @@ def test_every_kind_of_step_survives_the_trip_through_json() -> None:
 def test_random_scenarios_survive_the_trip(kind: Any) -> None:
     for number in range(200):
         asked = kind.generate(7, number)
-        assert Scenario.from_json(json.loads(asked.line())) == asked
+        assert Question.from_json(json.loads(asked.line())) == asked
 
 
-def test_a_case_is_a_scenario_of_one_access() -> None:
-    case = Case(CpuState(cr3=0x1000), 0x10000, {0x1000: 7}, 0x4123, Access(AccessKind.WRITE, 2))
+def test_one_access_is_written_in_short() -> None:
+    access = Access(AccessKind.WRITE, 2)
+    one = Question.of_access(CpuState(cr3=0x1000), 0x10000, {0x1000: 7}, 0x4123, access)
 
-    assert Scenario.of_case(case).to_case() == case
-    with_cpl = Scenario(case.cpu, case.ram, case.memory, [AccessStep(1, Access(), cpl=3)])
-    assert with_cpl.to_case() == Case(case.cpu.replace(cpl=3), case.ram, case.memory, 1, Access())
-    assert scenario().to_case() is None
-    stored = AccessStep(1, Access(AccessKind.WRITE), value=5)
-    assert Scenario(case.cpu, case.ram, {}, [stored]).to_case() is None
-    assert Scenario(case.cpu, case.ram, {}, [InvlpgStep(0)]).to_case() is None
+    assert one.single == AccessStep(0x4123, access)
+    assert "access" in one.to_json()
+    assert Question.from_json(one.to_json() | {"access": {"va": 0}}) != one
+    steps = {key: value for key, value in one.to_json().items() if key != "access"}
+    assert Question.from_json(steps | {"steps": [{"access": one.to_json()["access"]}]}) == one
+    at_another_cpl = Question(one.cpu, one.ram, one.memory, [AccessStep(1, Access(), cpl=3)])
+    assert at_another_cpl.single is None
+    assert "steps" in at_another_cpl.to_json()
+    assert scenario().single is None
 
 
 BAD: list[tuple[Any, str]] = [
@@ -135,10 +138,10 @@ def test_a_file_holds_cases_and_scenarios_and_errors_name_the_line(tmp_path: Pat
 
     questions = read_questions(path)
 
-    assert [next(questions), next(questions)] == [Case.from_json(case), scenario()]
+    assert [next(questions), next(questions)] == [Question.from_json(case), scenario()]
     with pytest.raises(CaseError) as caught:
         next(questions)
-    assert str(caught.value) == f"{path}:4: a case must have the key 'access', and lacks it"
+    assert str(caught.value) == f"{path}:4: a question must have the key 'access', and lacks it"
 
 
 def test_states_follow_the_registers_and_each_step_s_level() -> None:
@@ -156,8 +159,8 @@ def test_twice_is_judged_step_by_step() -> None:
     answer = answered(TWICE)
 
     assert answer.judgement is Judgement.AGREE
-    assert [verdict.rule for verdict in answer.verdicts] == ["COMBINE", "USER_RW"]
-    assert answer.verdicts[1].result.seen.error_code == 7
+    assert [verdict.rule for verdict in answer.engines[0].verdicts] == ["COMBINE", "USER_RW"]
+    assert answer.engines[0].verdicts[1].result.seen.error_code == 7
     line = answer.to_json()
     assert line["agree"] is True
     assert [step["observed"]["unicorn"]["outcome"] for step in line["steps"]] == [
@@ -171,7 +174,7 @@ def test_what_cannot_be_run_is_said_and_ends_the_answer() -> None:
     answer = answered(TWICE | {"steps": [{"cr4": "0x1000020"}, *TWICE["steps"]]})
 
     assert answer.judgement is Judgement.UNSUPPORTED
-    assert len(answer.verdicts) == 1
+    assert len(answer.engines[0].verdicts) == 1
     assert "does not implement PKS" in answer.sentence
     assert answer.to_json()["agree"] is None
 
@@ -179,8 +182,9 @@ def test_what_cannot_be_run_is_said_and_ends_the_answer() -> None:
 def test_what_is_known_has_its_name() -> None:
     for known in KNOWN_STEPS:
         answer = answered(known.example)
-        assert (answer.judgement, answer.known) == (Judgement.KNOWN, (known.name,))
-        assert (answer.rule, answer.to_json()["agree"]) == (known.rule, False)
+        [found] = answer.engines
+        assert (found.judgement, found.known) == (Judgement.KNOWN, (known,))
+        assert (found.rule, answer.to_json()["agree"]) == (known.rule, False)
 
 
 def test_an_instruction_after_an_edit_is_not_judged() -> None:
@@ -197,8 +201,8 @@ def test_an_instruction_after_an_edit_is_not_judged() -> None:
 
 def test_a_scenario_is_checked_when_it_is_built_in_python_too() -> None:
     with pytest.raises(CaseError, match="a multiple of 8"):
-        Scenario(CpuState(), 0x1000, {}, [WriteStep({4: 0})])
-    assert Scenario(CpuState(), 0x1000, {}, [InvlpgStep(0)]).build().size == 0x1000
+        Question(CpuState(), 0x1000, {}, [WriteStep({4: 0})])
+    assert Question(CpuState(), 0x1000, {}, [InvlpgStep(0)]).build().size == 0x1000
 
 
 def test_the_example_of_the_documentation() -> None:
@@ -209,7 +213,7 @@ def test_the_example_of_the_documentation() -> None:
     answer = answered(json.loads(example))
 
     assert answer.judgement is Judgement.AGREE
-    third, fifth = answer.verdicts[2], answer.verdicts[4]
+    third, fifth = answer.engines[0].verdicts[2], answer.engines[0].verdicts[4]
     assert {one["pa"] for one in third.permitted} == {"0x5123", "0x6123"}
     assert [one["error_code"] for one in fifth.permitted] == ["0x7"]
 

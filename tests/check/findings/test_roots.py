@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
-from harness.check.cause import root_causes
+from harness.check.cause import Explanation
 from harness.check.findings.finding import Finding
+from harness.check.findings.roots import root_causes
 from harness.check.model.words import words_of
 from harness.walker import walk
 
@@ -160,11 +161,11 @@ def test_a_planted_flaw_is_named(planted: Planted, flaw: str) -> None:
     # Where an access spans two pages a flaw may look like another one; that is rare.
     assert total - most.count <= max(1, total // 20), [(cause.key, cause.count) for cause in causes]
     assert len(causes) <= 3
-    assert most.details["explained"]
+    assert most.explained
 
 
 def test_all_rsvd_without_p_are_one_cause(planted: Planted) -> None:
-    """As QEMU 7.2 does (facts.md): any reserved bit at any level."""
+    """As QEMU 7.2 does (docs/quirks.md): any reserved bit at any level."""
     answer = planted.flawed(("), _P | _RSVD", "), _RSVD"))
 
     found = planted.findings(answer)
@@ -174,9 +175,8 @@ def test_all_rsvd_without_p_are_one_cause(planted: Planted) -> None:
     assert found[0].key.split("|")[0] == "ERR:RSVD-without-P"
     assert [finding.key for finding in root_causes(found)] == ["ERR:RSVD-without-P"]
     decided = {
-        walk(words_of(d.case), d.case.cpu, d.case.va, d.case.access).rule  # type: ignore[arg-type]
-        for _, d in planted.differences(answer)
-        if d.case is not None
+        walk(words_of(case), case.cpu, case.va, case.access).rule  # type: ignore[arg-type]
+        for _, case, _ in planted.differences(answer)
     }
     assert len(decided) >= 4
 
@@ -186,7 +186,7 @@ def test_two_levels_that_break_are_one_finding_with_both(planted: Planted) -> No
 
     (found,) = root_causes(planted.findings(answer))
 
-    assert (found.key, found.level, found.details["levels"]) == ("PRESENT:ignored", None, [4, 2])
+    assert (found.key, found.level, found.levels) == ("PRESENT:ignored", None, (4, 2))
 
 
 def test_two_flaws_are_two_findings(planted: Planted) -> None:
@@ -201,20 +201,24 @@ def test_a_cause_that_others_explain_together_is_dropped() -> None:
     """x explains most at first; but a, b and c are needed anyway, and explain all that it does."""
 
     def of(number: int, *keys: str) -> Finding:
-        ones = [{"key": key, "rule": "A", "level": None, "as_if": ""} for key in keys]
+        ones = tuple(Explanation.of("A", key, None, "") for key in keys)
         return Finding(
             key="|".join(keys),
             judgement="diverge",
             rule="A",
             sentence="",
             first=number,
-            details={"explanations": ones},
+            explanations=ones,
         )
 
     sets = (("a",), ("x", "a"), ("x", "b"), ("b",), ("x", "c"), ("c",))
     found = root_causes(of(number, *keys) for number, keys in enumerate(sets))
 
-    assert [(finding.key, finding.count) for finding in found] == [("a", 2), ("b", 2), ("c", 2)]
+    assert [(finding.key, finding.count) for finding in found] == [
+        ("A:a", 2),
+        ("A:b", 2),
+        ("A:c", 2),
+    ]
 
 
 def test_order_does_not_matter(planted: Planted) -> None:

@@ -1,4 +1,4 @@
-"""Cases: the form of design.md in and out, and every way in which a case can be malformed."""
+"""Questions: the documented form in and out, and every way in which one can be malformed."""
 
 from __future__ import annotations
 
@@ -11,21 +11,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from harness.address import VirtAddr
-from harness.check.case import (
-    DEFAULT_RAM,
-    Case,
-    observation_to_json,
-    prediction_to_json,
-    read_cases,
-    write_cases,
-)
+from harness.check.codec import prediction_to_json
+from harness.check.question import DEFAULT_RAM, Question, read_questions, write_questions
 from harness.cpu import CR4, CpuFeatures, CpuState
 from harness.errors import CaseError
 from harness.memory import Region
 from harness.outcome import Access, AccessKind, Observation, Outcome
 from harness.walker import walk
 
-# design.md, 'Files', letter by letter.
+# The form that is promised to users, letter by letter.
 DESIGN = json.loads(
     """
 {"cpu": {"cr0": "0x80050033", "cr3": "0x1000", "cr4": "0x20", "efer": "0xd00", "rflags": "0x2",
@@ -45,12 +39,12 @@ PREDICTED = json.loads(
 )
 
 
-def predict(case: Case) -> dict[str, Any]:
+def predict(case: Question) -> dict[str, Any]:
     return prediction_to_json(walk(case.build(), case.cpu, case.va, case.access))
 
 
 def test_the_case_of_the_design_is_read_and_predicted_as_it_says() -> None:
-    case = Case.from_json(DESIGN)
+    case = Question.from_json(DESIGN)
 
     assert case.cpu == CpuState(cr3=0x1000, cpl=3)
     assert case.ram == (Region(0, 0x400_0000),)
@@ -61,7 +55,7 @@ def test_the_case_of_the_design_is_read_and_predicted_as_it_says() -> None:
 
 
 def test_a_mapped_prediction_has_every_number_in_hex() -> None:
-    case = Case.from_json(DESIGN | {"access": {"va": "0x4123", "kind": "write"}})
+    case = Question.from_json(DESIGN | {"access": {"va": "0x4123", "kind": "write"}})
 
     assert predict(case) == {
         "outcome": "mapped",
@@ -79,22 +73,22 @@ def test_a_mapped_prediction_has_every_number_in_hex() -> None:
 def test_an_observation_has_the_keys_of_the_design() -> None:
     seen = Observation(Outcome.PAGE_FAULT, 0x15, 0x4123, changed={0x1000: 0x20})
 
-    assert json.dumps(observation_to_json(seen)) == (
+    assert json.dumps(seen.to_json()) == (
         '{"outcome": "page-fault", "error_code": "0x15", "cr2": "0x4123", "pa": null, '
         '"changed": {"0x1000": "0x20"}}'
     )
 
 
 def test_what_is_left_out_has_the_default() -> None:
-    case = Case.from_json({"access": {"va": 0}})
+    case = Question.from_json({"access": {"va": 0}})
 
-    assert case == Case(CpuState(), DEFAULT_RAM, {}, 0, Access())
+    assert case == Question.of_access(CpuState(), DEFAULT_RAM, {}, 0, Access())
     default = CpuState(features=CpuFeatures(maxphyaddr=48))
-    assert Case.from_json({"access": {"va": 0}}, default=default).cpu == default
+    assert Question.from_json({"access": {"va": 0}}, default=default).cpu == default
 
 
 def test_ram_may_have_regions_and_the_cpu_features() -> None:
-    case = Case.from_json(
+    case = Question.from_json(
         {
             "cpu": {"features": {"pdpe1gb": False}},
             "ram": [["0x100000", 4096], [0, "0x1000"]],
@@ -136,7 +130,7 @@ accesses = st.one_of(
     ),
 )
 cases = st.builds(
-    Case,
+    Question.of_access,
     cpus,
     st.sampled_from(
         [0x1_0000, [(0, 0x1_0000), (1 << 39, 0x1000)], [(0, 0x8000), (0x8000, 0x8000)]]
@@ -148,8 +142,8 @@ cases = st.builds(
 
 
 @given(cases)
-def test_a_case_survives_the_trip_through_json(case: Case) -> None:
-    again = Case.from_json(json.loads(case.line()))
+def test_a_case_survives_the_trip_through_json(case: Question) -> None:
+    again = Question.from_json(json.loads(case.line()))
 
     assert again == case
     assert again.line() == case.line()
@@ -158,22 +152,22 @@ def test_a_case_survives_the_trip_through_json(case: Case) -> None:
 
 @given(st.lists(cases, min_size=1, max_size=5))
 def test_a_case_file_survives_the_trip(
-    tmp_path_factory: pytest.TempPathFactory, wanted: list[Case]
+    tmp_path_factory: pytest.TempPathFactory, wanted: list[Question]
 ) -> None:
     path = tmp_path_factory.mktemp("cases") / "cases.jsonl"
 
-    write_cases(path, wanted)
+    write_questions(path, wanted)
 
-    assert list(read_cases(path)) == wanted
+    assert list(read_questions(path)) == wanted
 
 
 BAD: list[tuple[dict[str, Any], str]] = [
-    ({"cpus": {}}, "a key of a case must be one of access, cpu, ram, memory, not 'cpus'"),
+    ({"cpus": {}}, "a key of a question must be one of access, cpu, ram, memory, not 'cpus'"),
     ({"access": None}, "access must be an object, not None"),
     ({"access": {}}, "access must have the key 'va', and lacks it"),
     (
         {"access": {"va": 0, "kinds": "read"}},
-        "a key of access must be one of va, kind, size, implicit, stack, not 'kinds'",
+        "a key of access must be one of va, kind, size, implicit, stack, value, not 'kinds'",
     ),
     (
         {"access": {"va": 0, "kind": "exec"}},
@@ -232,10 +226,24 @@ BAD: list[tuple[dict[str, Any], str]] = [
 ]
 
 
+def test_access_and_steps_exclude_each_other() -> None:
+    with pytest.raises(CaseError, match="must have access or steps, not both"):
+        Question.from_json(DESIGN | {"steps": [{"invlpg": 0}]})
+
+
+def test_only_a_question_of_one_access_has_one() -> None:
+    several = Question.from_json(DESIGN)
+    several = Question(several.cpu, several.ram, several.memory, [*several.steps, *several.steps])
+
+    assert several.single is None
+    with pytest.raises(ValueError, match="of one access is meant, not of 2 steps"):
+        _ = several.va
+
+
 @pytest.mark.parametrize(("change", "sentence"), BAD)
 def test_a_malformed_case_is_refused_in_a_sentence(change: dict[str, Any], sentence: str) -> None:
     with pytest.raises(CaseError) as caught:
-        Case.from_json(DESIGN | change)
+        Question.from_json(DESIGN | change)
 
     assert str(caught.value) == sentence
 
@@ -258,7 +266,7 @@ def test_a_malformed_case_is_refused_in_a_sentence(change: dict[str, Any], sente
 )
 def test_a_cpu_that_cannot_be_is_a_case_error_too(cpu: object) -> None:
     with pytest.raises(CaseError) as caught:
-        Case.from_json(DESIGN | {"cpu": cpu})
+        Question.from_json(DESIGN | {"cpu": cpu})
 
     assert len(str(caught.value)) < 500
     assert "\n" not in str(caught.value)
@@ -266,12 +274,12 @@ def test_a_cpu_that_cannot_be_is_a_case_error_too(cpu: object) -> None:
 
 def test_a_case_is_checked_when_it_is_built_in_python_too() -> None:
     with pytest.raises(CaseError, match="a multiple of 8"):
-        Case(CpuState(), 0x1000, {4: 0}, 0, Access())
+        Question.of_access(CpuState(), 0x1000, {4: 0}, 0, Access())
     with pytest.raises(CaseError, match="the word at 0x8 must be"):
-        Case(CpuState(), 0x1000, {8: 1 << 64}, 0, Access())
+        Question.of_access(CpuState(), 0x1000, {8: 1 << 64}, 0, Access())
     with pytest.raises(CaseError, match="whole 4 KiB frames"):
-        Case(CpuState(), 1, {}, 0, Access())
-    assert Case(CpuState(), 0x1000, {}, VirtAddr(0x4123), Access()).va == 0x4123
+        Question.of_access(CpuState(), 1, {}, 0, Access())
+    assert Question.of_access(CpuState(), 0x1000, {}, VirtAddr(0x4123), Access()).va == 0x4123
 
 
 def test_errors_name_the_file_and_the_line(tmp_path: Path) -> None:
@@ -279,12 +287,12 @@ def test_errors_name_the_file_and_the_line(tmp_path: Path) -> None:
     good = json.dumps(DESIGN)
     path.write_text(f"{good}\n\n  \n{good}\r\n{{}}\n{good}\n")
 
-    cases = read_cases(path)
+    cases = read_questions(path)
 
-    assert [next(cases), next(cases)] == [Case.from_json(DESIGN)] * 2
+    assert [next(cases), next(cases)] == [Question.from_json(DESIGN)] * 2
     with pytest.raises(CaseError) as caught:
         next(cases)
-    assert str(caught.value) == f"{path}:5: a case must have the key 'access', and lacks it"
+    assert str(caught.value) == f"{path}:5: a question must have the key 'access', and lacks it"
     assert (caught.value.path, caught.value.line) == (path, 5)
 
 
@@ -294,15 +302,15 @@ def test_errors_name_the_file_and_the_line(tmp_path: Path) -> None:
         (b"{", "the text must be JSON: Expecting property name enclosed in double quotes"),
         (b"\xff", "the text must be UTF-8, and byte 0 is not"),
         (b"\xef\xbb\xbf{}", "the text must be JSON: Unexpected UTF-8 BOM"),
-        (b"[]", "a case must be an object, not []"),
+        (b"[]", "a question must be an object, not []"),
         (b'{"access": {"va": NaN}}', "a number must be finite, not NaN"),
         (b'{"ram": 1, "ram": 2}', "a key must occur once in an object, and 'ram' occurs twice"),
         (b"[" * 33 + b"]" * 33, "the JSON must be nested at most 32 deep"),
         (b"[" * 950 + b"]" * 950, "the JSON must be nested at most 32 deep"),
-        (b"[" * 32 + b"]" * 32, "a case must be an object, not [[["),
+        (b"[" * 32 + b"]" * 32, "a question must be an object, not [[["),
         (b"[" * 200_000, "the JSON must be nested at most 32 deep"),
         (b"1" * 5000, "an integer must fit in 64 bits, not have 5000 digits"),
-        (b'"' + b"x" * (9 << 20) + b'"', "a case must be at most 8388608 bytes long"),
+        (b'"' + b"x" * (9 << 20) + b'"', "a question must be at most 8388608 bytes long"),
     ],
 )
 def test_a_line_that_is_no_strict_json_is_refused(
@@ -312,7 +320,7 @@ def test_a_line_that_is_no_strict_json_is_refused(
     path.write_bytes(line + b"\n")
 
     with pytest.raises(CaseError) as caught:
-        list(read_cases(path))
+        list(read_questions(path))
 
     assert str(caught.value).startswith(f"{path}:1: {sentence}")
 
@@ -323,9 +331,11 @@ def test_a_file_without_cases_is_refused(tmp_path: Path, content: bytes) -> None
     path.write_bytes(content)
 
     with pytest.raises(CaseError) as caught:
-        list(read_cases(path))
+        list(read_questions(path))
 
-    assert str(caught.value) == f"{path}: a case file must hold at least one case, and holds none"
+    assert (
+        str(caught.value) == f"{path}: a file of questions must hold at least one, and holds none"
+    )
 
 
 def test_a_file_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
@@ -334,5 +344,5 @@ def test_a_file_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
         (tmp_path, "Is a directory"),
     ):
         with pytest.raises(CaseError) as caught:
-            list(read_cases(path))
+            list(read_questions(path))
         assert str(caught.value) == f"{path}: the file must be readable: {reason}"
