@@ -90,7 +90,7 @@ def test_the_first_line_is_for_people_and_programs(tmp_path: Path) -> None:
 
     assert json.loads(first) == {
         "journal": "harness campaign",
-        "format": 1,
+        "format": 2,
         "work": "matrix classic",
         "identity": IDENTITY,
     }
@@ -194,9 +194,9 @@ def test_what_is_no_journal_is_refused_and_left_alone(content: bytes, tmp_path: 
 def test_another_format_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "journal"
     fill(path, 1)
-    path.write_text(path.read_text().replace('"format": 1', '"format": 2'))
+    path.write_text(path.read_text().replace('"format": 2', '"format": 1'))
 
-    with pytest.raises(InputError, match="the journal's format must be 1, not 2"):
+    with pytest.raises(InputError, match="the journal's format must be 2, not 1"):
         opened(path)
 
 

@@ -17,7 +17,7 @@ import pytest
 from harness.campaign import CampaignProgress, CampaignResult, run
 from harness.check.findings.tally import Tally
 from harness.errors import EngineBroken, EngineMissing, InputError
-from tests.campaign.works import Numbers, Steered, children, expected
+from tests.campaign.works import Numbers, Steered, children, expected, numbered, small
 
 
 def counts(tally: Tally) -> dict[str, object]:
@@ -41,7 +41,7 @@ def test_a_campaign_counts_each_case_once() -> None:
     assert (result.shards, result.of_shards, result.rounds, result.deaths) == (10, 10, 1, 0)
     assert (result.name, result.identity) == ("numbers", {"count": 95, "size": 10})
     assert (result.workers, result.resumed_cases, result.interrupted) == (2, 0, False)
-    assert result.tally.findings["ten 1"].case == {"small": "ten 1"}
+    assert result.tally.findings["ten 1"].question == small("ten 1")
 
 
 @pytest.mark.parametrize("workers", [1, 3])
@@ -147,9 +147,8 @@ def test_a_death_while_shrinking_keeps_the_finding(what: str) -> None:
 
     same(result, expected(20))
     finding = result.tally.findings["ten 1"]
-    assert finding.case == {"case": 10}
-    assert finding.details["shrinking"].startswith("not done: the worker ")
-    assert finding.details["pair"] == [10, 10]
+    assert finding.question == numbered(10)
+    assert finding.why.startswith("not made small: the worker ")
 
 
 def test_what_is_finished_is_not_run_again(tmp_path: Path) -> None:

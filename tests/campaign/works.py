@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 import signal
 import time
@@ -11,10 +12,27 @@ from pathlib import Path
 from typing import Any
 
 from harness.check.findings.finding import Finding
-from harness.check.findings.tally import Tally
+from harness.check.findings.tally import Cell, Tally
+from harness.check.question import Question
 from harness.check.work import Shard
+from harness.cpu import CpuState
 from harness.errors import EngineBroken, EngineMissing, InputError
 from harness.isolate import doing
+
+ENGINE = "harness.planted.engines:NX_2"
+"""An engine on which the questions of these works differ."""
+
+_TABLES = {0x1000: 0x2007, 0x2000: 0x3007, 0x3000: 1 << 63 | 0x4007, 0x4000: 0x5007}
+
+
+def numbered(case: int) -> Question:
+    """Return the question of a number."""
+    return Question.of_access(CpuState(cr3=0x1000), 0x1_0000, _TABLES, case & 0x7FF, "fetch")
+
+
+def small(key: str) -> Question:
+    """Return the smallest question of a finding."""
+    return numbered(sum(key.encode()))
 
 
 @dataclass(frozen=True)
@@ -76,13 +94,13 @@ class Numbers:
             rule="-",
             sentence=why,
             first=shard.first,
-            case={"case": shard.first},
+            question=numbered(shard.first),
         )
 
     def shrunk(self, finding: Finding) -> Finding:
         if self.shrinking:
             happen(self.shrinking)
-        return Finding.from_json({**finding.to_json(), "case": {"small": finding.key}})
+        return dataclasses.replace(finding, question=small(finding.key))
 
 
 @dataclass(frozen=True)
@@ -98,7 +116,7 @@ class Steered(Numbers):
     def plan(self, round: int, so_far: Tally) -> list[Shard]:
         if round == 3:
             return []
-        start = 7 * so_far.cases + so_far.coverage["P/1/read/user4"]
+        start = 7 * so_far.cases + so_far.coverage[Cell("P", 1, "read", "user4")]
         return [
             Shard(round, number, start + number * self.size, self.size + round)
             for number in range(self.count // self.size)
@@ -108,7 +126,7 @@ class Steered(Numbers):
 def ask(case: int, tally: Tally) -> None:
     tally.cases += 1
     tally.judgements["agree" if case % 10 else "diverge"] += 1
-    tally.coverage[f"P/{1 + case % 3}/read/user4"] += 1
+    tally.coverage[Cell("P", 1 + case % 3, "read", "user4")] += 1
     tally.outcomes["mapped" if case % 2 else "page-fault 0x0"] += 1
     if case % 10 == 0:
         tally.add(
@@ -118,10 +136,15 @@ def ask(case: int, tally: Tally) -> None:
                 rule="P",
                 sentence=f"{case} is a multiple of ten",
                 first=case,
-                case={"case": case},
-                details={"pair": (case, 10)},
+                question=numbered(case),
+                why=f"of the pair {case}, 10",
             )
         )
+
+
+def die(*_: object) -> None:
+    """End the process, whatever it is asked."""
+    os.abort()
 
 
 def happen(what: str) -> None:

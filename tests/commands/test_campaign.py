@@ -20,25 +20,25 @@ import junitparser
 import pytest
 
 from harness.campaign.progress import CampaignProgress
+from harness.check.bench import Bench, EngineId, judged
 from harness.check.findings.database import Database
-from harness.check.findings.finding import Finding
+from harness.check.findings.finding import Finding, finding_of
 from harness.check.findings.tally import Tally
-from harness.check.registered.access import KNOWN
+from harness.check.question import Question
+from harness.check.registered.registry import REGISTRY
 from harness.check.work import Shard
-from harness.commands import campaign as campaign_module
-from harness.commands.campaign import (
-    Campaign,
-    Settings,
-    command_line,
-    progress_words,
-    run_campaign,
-    write_whole,
-)
-from harness.commands.campaign_view import Registry, ask_registry, finding_report
+from harness.commands.campaign import Campaign, run_campaign
+from harness.commands.campaign_options import Settings, command_line
+from harness.commands.files import write_whole
+from harness.commands.progress import progress_words
+from harness.cpu import CpuState
+from harness.engine.steps import StepResult
 from harness.errors import InputError
-from tests.campaign.works import Numbers
+from harness.outcome import Observation, Outcome
+from harness.show.from_result import Registry, ask_registry, finding_report
+from tests.campaign.works import ENGINE, Numbers, small
 
-CASE = KNOWN[0].example
+KNOWN = REGISTRY[0].question
 
 
 @dataclass(frozen=True)
@@ -57,6 +57,7 @@ def settings(folder: Path, **changes: Any) -> Settings:
     return Settings(
         **{
             "workers": 2,
+            "engine": ENGINE,
             "reproducers": folder / "reproducers",
             "database": folder / "findings",
             **changes,
@@ -110,9 +111,9 @@ def test_a_divergence_is_kept_written_and_told(tmp_path: Path) -> None:
     assert [finding["count"] for finding in report["findings"]] == [4, 3, 3]
     for finding in report["findings"]:
         case, test = finding["files"]
-        assert json.loads(Path(case).read_text()) == {"small": finding["key"]}
+        assert Question.from_json(json.loads(Path(case).read_text())) == small(finding["key"])
         assert Path(test).name.startswith("test_")
-        assert finding["command"] == f"harness probe {case}"
+        assert finding["command"] == f"harness probe {case} --engine {ENGINE}"
     assert len(list(made.database.glob("*.json"))) == 3
     suite = next(iter(junitparser.JUnitXml.fromfile(str(tmp_path / "r.xml"))))
     assert suite.failures == 3
@@ -134,9 +135,13 @@ def test_a_death_is_a_finding(tmp_path: Path) -> None:
 
 def test_former_findings_are_asked_first(tmp_path: Path) -> None:
     made = settings(tmp_path, as_json=True)
-    still = Finding(key="old", judgement="diverge", rule="NX", sentence="it differed", case=CASE)
-    plain = {"cpu": {"cr3": "0x1000"}, "ram": "0x10000", "access": {"va": "0x0"}}
-    fixed = Finding(key="gone", judgement="diverge", rule="WP", sentence="it was so", case=plain)
+    still = Finding(
+        key="old", judgement="diverge", rule="NX", sentence="it differed", question=KNOWN
+    )
+    plain = Question.of_access(CpuState(cr3=0x1000), 0x10000, {}, 0)
+    fixed = Finding(
+        key="gone", judgement="diverge", rule="WP", sentence="it was so", question=plain
+    )
     for finding in (still, fixed):
         Database(made.database).save(finding)
 
@@ -159,32 +164,18 @@ def test_no_database_keeps_nothing(tmp_path: Path) -> None:
     assert not made.database.exists()
 
 
-def test_minutes_end_a_campaign_well(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    log = tmp_path / "log"
-
-    def over(deadline: Any) -> bool:
-        deadline.reached = log.exists() and log.read_bytes().count(b"\n") >= 6
-        return bool(deadline.reached)
-
-    # As if the minutes were over once some cases are asked, however busy the machine.
-    monkeypatch.setattr(campaign_module._Deadline, "__call__", over)
-    work = Numbers(count=10_000, pause=0.05, log=str(log))
-    code, text = ran(work, settings(tmp_path, as_json=True), minutes=1.0)
+def test_minutes_end_a_campaign_well(tmp_path: Path) -> None:
+    work = Numbers(count=100_000, pause=0.05)
+    code, text = ran(work, settings(tmp_path, as_json=True), minutes=0.1)
     report = json.loads(text)
 
     assert code == 1
     assert report["complete"] is True
     assert report["interrupted"] is False
-    assert 0 < report["cases"] < 10_000
+    assert 0 < report["cases"] < 100_000
     # They were made small all the same.
-    assert json.loads(report["findings"][0]["case"]) == {"small": report["findings"][0]["key"]}
-
-
-def test_a_deadline() -> None:
-    never, now = campaign_module._Deadline(None), campaign_module._Deadline(1e-9)
-    time.sleep(0.001)
-    assert (never(), never.reached) == (False, False)
-    assert (now(), now.reached) == (True, True)
+    found = report["findings"][0]
+    assert Question.from_json(json.loads(found["case"])) == small(found["key"])
 
 
 def test_an_interrupted_campaign_reports_and_says_how_to_go_on(
@@ -303,26 +294,19 @@ def test_the_registry_of_the_engine() -> None:
     registry = ask_registry("unicorn")
 
     assert isinstance(registry, Registry)
-    assert (registry.name, registry.version) == ("unicorn", "2.1.4")
-    assert "gp-for-ss" in [name for name, _, _ in registry.known]
-    assert registry.stale == frozenset()
+    assert registry.engine == EngineId("unicorn", "2.1.4", "unicorn")
+    assert registry.known == REGISTRY
+    assert registry.stale == ()
 
 
 def test_a_finding_is_told_with_its_walk() -> None:
-    finding = Finding(
-        key="x",
-        judgement="diverge",
-        rule="A_ON_FAULT",
-        level=3,
-        sentence="A is set",
-        case=CASE,
-        details={
-            "as_if": "A were set first",
-            "observed": {"outcome": "page-fault", "error_code": "0x5", "cr2": "0x0", "pa": None,
-                         "changed": {"0x2000": "0x20", "0x1000": "0x61", "0x3000": "0x20"}},
-        },
-    )  # fmt: skip
-    told = finding_report(finding)
+    question = Question.of_access(
+        CpuState(cr3=0x1000, cpl=3), 0x10000, {0x1000: 0x2007, 0x2000: 0x83}, 0
+    )
+    seen = Observation(Outcome.PAGE_FAULT, 5, 0, changed={0x2000: 0x20, 0x1000: 0x61, 0x3000: 0x20})
+    engine = EngineId("unicorn", "2.1.4", "unicorn")
+    answer = judged(engine, question.build(), question, [StepResult(seen)])
+    told = finding_report(finding_of(question, answer))
 
     assert told.headline == "a user read at 0x0, CPL 3, 4 levels"
     assert [row.name for row in told.walk] == ["PML4E", "PDPTE"]
@@ -330,24 +314,36 @@ def test_a_finding_is_told_with_its_walk() -> None:
     assert any(line.strip().startswith("rule") for line in told.predicted)
     assert told.observed == (
         "page fault; error code 0x5 = P U: a user read: the page is present and its rights forbid "
-        "it; CR2 0x0; A changed in the entries at 0x2000, 0x3000; A and D and bits 0x1 changed in "
-        "the entry at 0x1000"
+        "it; CR2 0x0; A and D and bits 0x1 changed in the entry at 0x1000; "
+        "A changed in the entries at 0x2000, 0x3000"
     )
-    assert told.notes == (("as if", "A were set first"),)
+    assert told.notes[0][0] == "as if"
+    assert told.details["predicted"]["rule"] == "USER_US"
+    assert told.details["engine"] == {"name": "unicorn", "version": "2.1.4", "spec": "unicorn"}
 
 
-def test_a_scenario_is_told_step_by_step() -> None:
-    finding = Finding(
-        key="x", judgement="diverge", rule="STALE", sentence="s",
-        case={"steps": [{"invlpg": "0x0"}, {"access": {"va": "0x0"}}]},
-        details={"steps": [{"predicted": [{"a": 1}], "observed": {"unicorn": {"b": 2}}}]},
-    )  # fmt: skip
-    assert finding_report(finding).predicted == (
-        'step 1: {"invlpg": "0x0"}',
-        '  permitted: {"a": 1}',
-        '  unicorn did: {"b": 2}',
-        'step 2: {"access": {"va": "0x0"}}',
-    )
+def test_several_steps_are_told_step_by_step() -> None:
+    known = REGISTRY[-1]
+    with Bench(known.question.ram, "unicorn") as bench:
+        finding = finding_of(known.question, bench.ask(known.question).engines[0])
+
+    lines = finding_report(finding).predicted
+    steps = [line for line in lines if line.startswith("step ")]
+    assert steps[0] == 'step 1: {"access": {"va": "0x4000", "kind": "read", "size": 1}}'
+    assert steps[1] == 'step 2: {"cr4": "0x400020"}'
+    assert lines[1].startswith('  permitted: {"outcome": "mapped"')
+    assert lines[2].startswith('  observed:  {"outcome": "mapped"')
+
+
+def test_a_finding_that_agrees_alone_has_no_reproducer(tmp_path: Path) -> None:
+    code, text = ran(Numbers(), settings(tmp_path, engine="unicorn", as_json=True))
+    report = json.loads(text)
+
+    assert code == 1
+    assert all(finding["files"] == [] for finding in report["findings"])
+    why = "asked alone, its question ended with exit code 0"
+    assert sum(why in note for note in report["notes"]) == 3
+    assert not (tmp_path / "reproducers").exists()
 
 
 def test_the_commands_load_nothing_heavy() -> None:

@@ -10,6 +10,7 @@ import junitparser
 import pytest
 from click.testing import CliRunner, Result
 
+from harness.check.findings.database import Database
 from harness.cli import cli
 
 
@@ -118,10 +119,16 @@ def test_a_broken_engine_fails_the_campaign(tmp_path: Path) -> None:
     rules = [finding["rule"] for finding in report["findings"]]
     assert "PRESENT" in rules
     finding = report["findings"][rules.index("PRESENT")]
-    assert "--engine harness.planted.engines:PRESENT_1 --case" in finding["command"]
-    # What an engine of one's own does is not held against ours next time.
-    assert not (tmp_path / "findings").exists()
+    assert finding["command"].startswith("harness probe ")
+    assert finding["command"].endswith(" --engine harness.planted.engines:PRESENT_1")
+    assert report["engine"] == "harness.planted.engines:PRESENT_1 (unicorn 2.1.4)"
     assert any((tmp_path / "reproducers").glob("present*.jsonl"))
+    # What an engine of one's own does is kept, and not held against ours next time.
+    database = Database(tmp_path / "findings")
+    assert len(database) == len(rules)
+    assert database.replay("unicorn") == []
+    again = database.replay("harness.planted.engines:PRESENT_1")
+    assert {finding.judgement for finding in again} == {"diverge"}
 
 
 def test_what_a_flaw_is_said_to_act_as_if_is_about_the_case_that_is_shown(tmp_path: Path) -> None:
@@ -146,7 +153,7 @@ def test_one_case(tmp_path: Path) -> None:
     first, bits, *rest = result.stdout.splitlines()
     assert first == "case 4,000,001 of matrix classic: agree"
     assert "pte." in bits
-    assert any(line.startswith("as a case: {") for line in rest)
+    assert any(line.startswith("as a question: {") for line in rest)
     found = json.loads(
         harness(tmp_path, "classic", "--levels", 4, "--case", 4_000_001, "--json").stdout
     )

@@ -6,7 +6,7 @@ from collections import Counter
 
 import pytest
 
-from harness.check.findings.tally import cell
+from harness.check.findings.tally import Cell
 from harness.cpu import CR4, CpuState
 from harness.fuzz.coverage import KINDS, MODES, cells_of, impossible, rare, reachable, table
 from harness.fuzz.groups import generate
@@ -14,6 +14,7 @@ from harness.memory import PhysicalMemory
 from harness.outcome import Access, AccessKind
 from harness.walker import RULES, walk
 
+NX = Cell("NX", 1, "fetch", "user4")
 P, W, U, A, D, PS, PAT_BIG = 1, 2, 4, 0x20, 0x40, 0x80, 0x1000
 ALL = P | W | U
 
@@ -30,7 +31,8 @@ def memory() -> PhysicalMemory:
 def cells(
     memory: PhysicalMemory, access: str | Access = "read", va: int = 0, **cpu: int
 ) -> set[str]:
-    return cells_of(walk(memory, CpuState(cr3=0x1000).replace(**cpu), va, access))
+    found = cells_of(walk(memory, CpuState(cr3=0x1000).replace(**cpu), va, access))
+    return {cell.name for cell in found}
 
 
 def test_a_read_that_is_mapped(memory: PhysicalMemory) -> None:
@@ -100,13 +102,13 @@ def test_what_can_never_be_met_says_why() -> None:
         for kind in KINDS
         for mode in MODES
     ]
-    possible = {cell(*one) for one in every if impossible(*one) is None}
+    possible = {Cell(*one) for one in every if impossible(*one) is None}
     assert possible == reachable()
     assert 900 < len(possible) < 1000
 
 
 def test_no_case_meets_what_cannot_be_met() -> None:
-    met: Counter[str] = Counter()
+    met: Counter[Cell] = Counter()
     memories: dict[object, PhysicalMemory] = {}
     for case in generate(11, 4000):
         if case.cpu.pks or not case.cpu.pdpe1gb:  # not in this engine
@@ -123,19 +125,19 @@ def test_no_case_meets_what_cannot_be_met() -> None:
 
 
 def test_the_table_says_n_of_m() -> None:
-    rows = {row.rule: row for row in table({"NX/1/fetch/user4": 7, "STALE/1/sequence/user4": 3})}
+    rows = {row.rule: row for row in table({NX: 7, Cell("STALE", 1, "sequence", "user4"): 3})}
 
     assert (rows["NX"].met, rows["NX"].reachable, rows["NX"].cases) == (1, 12, 7)
-    assert "NX/2/fetch/user4" in rows["NX"].missing
+    assert Cell("NX", 2, "fetch", "user4") in rows["NX"].missing
     assert (rows["all"].met, rows["all"].reachable) == (1, len(reachable()))
     assert rows["PKS"].reachable == 0
 
 
 def test_rare_cells_come_first() -> None:
     counts = dict.fromkeys(reachable(), 100)
-    counts["NX/1/fetch/user4"] = 0
-    counts["D/1/write/user4"] = 3
+    counts[NX] = 0
+    counts[Cell("D", 1, "write", "user4")] = 3
 
     assert rare(counts) == ["NX/1/fetch/user4", "D/1/write/user4"]
     assert rare(counts, most=1) == ["NX/1/fetch/user4"]
-    assert rare({}, most=10_000) == sorted(reachable())
+    assert rare({}, most=10_000) == sorted(cell.name for cell in reachable())

@@ -21,7 +21,7 @@ def test_a_seed_and_a_number_name_a_case() -> None:
 
     assert list(generate(3, 30, start=45)) == whole[45:75]
     assert case(3, 45, DEFAULTS) == whole[45]
-    assert group(3, 45 // SIZE, DEFAULTS).case(45 % SIZE) == whole[45]
+    assert group(3, 45 // SIZE, DEFAULTS).question(45 % SIZE) == whole[45]
     assert list(generate(4, 100)) != whole
 
 

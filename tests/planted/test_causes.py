@@ -4,18 +4,17 @@ from __future__ import annotations
 
 from typing import Any
 
-from harness.check.registered.sequence import KNOWN_STEPS
-
 from harness.check.findings.finding import Finding
-from harness.check.findings.reproducer import judge_json
-from harness.engine.loading import opener
+from harness.check.findings.reproducer import reproduce
+from harness.check.registered.model import KnownSequence
+from harness.check.registered.registry import REGISTRY
 from harness.planted.engines import name_of
 
 _BIG = {"0x1000": "0x2067", "0x2000": "0x87"}  # a 1 GiB page, A clear
 
 
 def _found(flaw: str, case: dict[str, Any]) -> Finding:
-    finding = judge_json({"ram": "0x10000", **case}, opener(name_of(flaw))).finding
+    finding = reproduce({"ram": "0x10000", **case}, name_of(flaw)).finding
     assert finding is not None
     assert finding.judgement == "diverge"
     return finding
@@ -78,7 +77,8 @@ def test_the_key_of_a_table_is_told_where_the_upper_page_would_have_decided() ->
 
 
 def test_a_divergence_of_a_sequence_has_another_key_than_a_known_one() -> None:
-    known = judge_json(KNOWN_STEPS[0].example).finding
+    registered = next(known for known in REGISTRY if isinstance(known, KnownSequence))
+    known = reproduce(registered.example).finding
     assert known is not None
     assert known.key == "known:fault-keeps-tlb"
     steps = [
@@ -89,4 +89,4 @@ def test_a_divergence_of_a_sequence_has_another_key_than_a_known_one() -> None:
     ]
     memory = {"0x1000": "0x2007", "0x2000": "0x3007", "0x3000": "0x4007", "0x4020": "0x5007"}
     found = _found("INVLPG", {"cpu": {"cr3": "0x1000"}, "memory": memory, "steps": steps})
-    assert (found.key, found.rule, found.level) == ("steps:INVLPG", "INVLPG", None)
+    assert (found.key, found.rule, found.level) == ("INVLPG:steps", "INVLPG", None)

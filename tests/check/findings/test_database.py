@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import json
 import os
 from collections.abc import Callable
@@ -12,12 +11,16 @@ from typing import Any
 
 import pytest
 
+from harness.check.bench import EngineId
 from harness.check.findings import database as module
+from harness.check.findings.codec import finding_to_json
 from harness.check.findings.database import Database
 from harness.check.findings.finding import Finding
-from harness.check.findings.reproducer import judge_json
-from harness.check.registered.access import KNOWN
+from harness.check.findings.reproducer import reproduce
+from harness.check.question import Question
+from harness.check.registered.registry import REGISTRY
 from harness.errors import InputError
+from tests.campaign.works import die
 
 AGREES: dict[str, Any] = {
     "cpu": {"cr3": "0x1000"},
@@ -33,14 +36,20 @@ def database(tmp_path: Path) -> Database:
 
 @pytest.fixture(scope="module")
 def known() -> Finding:
-    finding = judge_json(KNOWN[0].example).finding
+    finding = reproduce(REGISTRY[0].example).finding
     assert finding is not None
     return finding
 
 
 def gone(key: str = "gone") -> Finding:
     return Finding(
-        key=key, judgement="diverge", rule="NX", level=2, sentence="it was so", case=AGREES, count=3
+        key=key,
+        judgement="diverge",
+        rule="NX",
+        level=2,
+        sentence="it was so",
+        question=Question.from_json(AGREES),
+        count=3,
     )
 
 
@@ -63,8 +72,8 @@ def test_one_cause_is_one_file(database: Database, known: Finding) -> None:
     assert sorted(finding.count for finding in database) == [3, 9]
 
 
-def test_a_finding_without_a_case_is_not_kept(database: Database, known: Finding) -> None:
-    assert database.save(dataclasses.replace(known, case=None)) is None
+def test_a_finding_without_a_question_is_not_kept(database: Database, known: Finding) -> None:
+    assert database.save(dataclasses.replace(known, question=None)) is None
     assert not database.path.exists()
 
 
@@ -93,7 +102,9 @@ def test_what_still_differs_comes_back(database: Database, known: Finding) -> No
     [again] = database.replay()
 
     assert (again.key, again.judgement, again.count, again.first) == (known.key, "known", 5, 17)
-    assert again.details["observed"]["changed"] == known.details["observed"]["changed"]
+    assert again.verdict is not None
+    assert known.verdict is not None
+    assert again.verdict.result.seen == known.verdict.result.seen
     assert len(database) == 1
 
 
@@ -112,7 +123,7 @@ def test_what_no_longer_differs_is_fixed_and_set_aside(database: Database, known
 
 def test_what_cannot_be_run_is_kept(database: Database) -> None:
     case = {**AGREES, "cpu": {"cr3": "0x1000", "maxphyaddr": "0x2e"}}
-    database.save(dataclasses.replace(gone(), case=case))
+    database.save(dataclasses.replace(gone(), question=Question.from_json(case)))
 
     assert [finding.judgement for finding in database.replay()] == ["unsupported"]
     assert len(database) == 1
@@ -124,13 +135,8 @@ def test_what_hangs_is_broke(database: Database) -> None:
     [finding] = database.replay(seconds=0.001)
 
     assert finding.judgement == "broke"
-    assert "did not end" in finding.details["why"]
+    assert "did not end" in finding.why
     assert len(database) == 1
-
-
-# A worker imports nothing of a test's, so that this is made of what it has: called with a case and
-# an engine it looks for the lesser one by a key that aborts.
-DIE = functools.partial(min, key=functools.partial(eval, "__import__('os').abort()"))
 
 
 def test_what_kills_the_engine_is_broke(
@@ -138,21 +144,49 @@ def test_what_kills_the_engine_is_broke(
 ) -> None:
     database.save(known)
     database.save(gone())
-    monkeypatch.setattr(module, "judge_json", DIE)
+    monkeypatch.setattr(module, "reproduce", die)
 
     found = database.replay()
 
     assert [finding.judgement for finding in found] == ["broke", "broke"]
-    assert all("died of SIGABRT" in finding.details["why"] for finding in found)
+    assert all("died of SIGABRT" in finding.why for finding in found)
     assert len(database) == 2
 
 
-def test_a_scenario_that_is_none_is_named(database: Database) -> None:
-    case = {"cpu": {}, "steps": [{"jump": 1}]}
-    database.save(dataclasses.replace(gone(), case=case))
+def test_findings_of_another_engine_are_left_alone(database: Database, known: Finding) -> None:
+    other = EngineId("unicorn", "2.1.4", "harness.planted.engines:NX_2")
+    database.save(dataclasses.replace(known, engine=other))
+    database.save(gone())
 
-    with pytest.raises(InputError, match=r"nx_level_2_[0-9a-f]{8}\.json: "):
-        database.replay()
+    assert {finding.key for finding in database.replay()} == {"gone"}
+    assert [finding.key for finding in database.replay(other.spec)] == [known.key]
+
+
+def test_one_cause_on_two_engines_is_two_files(database: Database, known: Finding) -> None:
+    database.save(known)
+    other = EngineId("unicorn", "2.1.4", "harness.planted.engines:NX_2")
+    database.save(dataclasses.replace(known, engine=other))
+
+    assert len(database) == 2
+
+
+OLDER = {
+    "format": 1,
+    "finding": {
+        "key": "NX:ignored:L2", "judgement": "diverge", "rule": "NX", "level": 2,
+        "sentence": "it was so", "count": 3, "first": 7, "case": AGREES, "known": [],
+        "details": {"engine": {"name": "unicorn", "version": "2.1.4"}},
+    },
+}  # fmt: skip
+
+
+def test_what_an_older_version_stored_is_asked_again(database: Database) -> None:
+    damaged(database.path, json.dumps(OLDER))
+
+    [finding] = database
+    assert (finding.key, finding.count, finding.first) == ("NX:ignored:L2", 3, 7)
+    assert finding.question == Question.from_json(AGREES)
+    assert [each.judgement for each in database.replay()] == ["fixed"]
 
 
 def damaged(path: Path, text: str) -> None:
@@ -160,29 +194,34 @@ def damaged(path: Path, text: str) -> None:
     (path / "nx_12345678.json").write_text(text)
 
 
-GOOD = {"format": 1, "finding": gone().to_json()}
-
-
 def changed(**changes: object) -> str:
-    return json.dumps({"format": 1, "finding": {**gone().to_json(), **changes}})
+    return json.dumps({"format": 2, "finding": {**finding_to_json(gone()), **changes}})
+
+
+def older(**changes: object) -> str:
+    return json.dumps({"format": 1, "finding": {**OLDER["finding"], **changes}})  # type: ignore[dict-item]
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
         ("", "the text must be JSON"),
-        ('{"format": 1, "finding"', "the text must be JSON"),
-        ("[]", "a finding must be an object with format 1"),
-        ('{"format": 2}', "a finding must be an object with format 1"),
-        ('{"format": 1, "finding": {"key": "x"}}', "a finding must have the keys case, count"),
+        ('{"format": 2, "finding"', "the text must be JSON"),
+        ("[]", "a finding must be an object with format 2"),
+        ('{"format": 3}', "a finding must be an object with format 2"),
+        ('{"format": 2, "finding": {"key": "x"}}', "a finding must have the key 'judgement'"),
         (changed(key=5), "key must be a string, not 5"),
-        (changed(count=-1), "count must be an integer of 0 or more, not -1"),
+        (changed(count=-1), "count must be 0 or more"),
         (changed(level=9), "level must be 1 to 5 or null, not 9"),
-        (changed(known="x"), "known must be a list of strings"),
-        (changed(details=[]), "details must be an object"),
-        (changed(case=None), "case must be an object, not None"),
-        (changed(case={"access": {}}), "va"),
-        (changed(case={"access": {"va": "0x0", "kind": "jump"}}), "jump"),
+        (changed(levels="x"), "levels must be a list"),
+        (changed(explanations={}), "explanations must be a list"),
+        (changed(question=None), "a stored finding must have a question, and has none"),
+        (changed(question={"access": {}}), "va"),
+        (changed(question={"access": {"va": "0x0", "kind": "jump"}}), "jump"),
+        (changed(question={"cpu": {}, "steps": [{"jump": 1}]}), "step 1 must have one key of"),
+        (older(key=5), "key must be a string, not 5"),
+        (older(details=[]), "details must be an object"),
+        (older(case={"access": {}}), "va"),
     ],
 )
 def test_a_damaged_file_is_named(database: Database, text: str, message: str) -> None:

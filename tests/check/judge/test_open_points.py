@@ -70,7 +70,7 @@ def test_such_a_difference_is_open_by_its_name(
     memory = memory_of(case[1])
 
     changes = dict(case[5])
-    changed = changes.pop("changed", {})
+    changed = dict(changes.pop("changed", {}))  # type: ignore[call-overload]
     observed = dataclasses.replace(seen(prediction, **changes), changed=changed)
     verdict = verdict_of_access(Nobody(), memory, prediction, observed)
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from harness.check.findings.reproducer import judge_json
+from harness.check.findings.reproducer import reproduce
 from harness.check.findings.tally import Tally
 from harness.check.matrix.spaces import SPACES
 from harness.check.matrix.work import MatrixWork
@@ -120,8 +120,8 @@ def test_a_slice_agrees_with_the_cpu(matrix: str, sample: int) -> None:
     tally = total(work)
 
     assert tally.cases == work.cases > 5_000
-    assert set(tally.judgements) <= {"agree", "known"}, tally.findings
-    assert {finding.judgement for finding in tally.findings.values()} <= {"known"}
+    assert set(tally.judgements) <= {"agree", "known", "open"}, tally.findings
+    assert {finding.judgement for finding in tally.findings.values()} <= {"known", "open"}
     if matrix == "classic":
         assert set(tally.judgements) == {"agree"}
         share = 1 - tally.outcomes["mapped"] / tally.cases
@@ -145,7 +145,7 @@ def test_all_of_full_is_explained(levels: int) -> None:
     tally = total(work)
 
     assert tally.cases == work.total
-    assert set(tally.judgements) == {"agree", "known"}, tally.findings
+    assert set(tally.judgements) == {"agree", "known", "open"}, tally.findings
 
 
 def test_its_scenarios_agree_and_are_no_cases() -> None:
@@ -156,7 +156,7 @@ def test_its_scenarios_agree_and_are_no_cases() -> None:
 
     assert tally.cases == 0
     assert len(tally.scenarios) >= 12
-    assert all(name.endswith(": agree") for name in tally.scenarios), tally.scenarios
+    assert set(tally.scenarios.values()) == {"agree"}, tally.scenarios
     assert work.plan(2, tally) == []
 
 
@@ -173,8 +173,8 @@ def test_a_case_that_broke_the_engine_can_be_asked_alone() -> None:
     assert finding.judgement == "broke"
     assert finding.first == number
     assert " ".join(work.bits(number)) in finding.sentence
-    assert finding.case is not None
-    assert judge_json(finding.case).agree
+    assert finding.question is not None
+    assert reproduce(finding.question).judgement == "agree"
 
 
 def test_goes_by_pickle_and_says_what_it_depends_on() -> None:

@@ -206,8 +206,9 @@ def test_a_finding_shrinks_to_a_plain_case(flaw: str) -> None:
     small = shrink_finding(finding, engine)
 
     assert (small.key, small.rule, small.first) == (finding.key, finding.rule, finding.first)
-    case = small.question
-    assert case is not None
+    question = small.question
+    assert question is not None
+    case = question
     assert case.va < 0x1000
     assert len(case.memory) <= case.cpu.levels
     assert all(at < 0x6000 for at in case.memory)
