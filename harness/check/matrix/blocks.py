@@ -104,15 +104,15 @@ class Block:
     :ivar va: the virtual address, :data:`VA4` or :data:`VA5`.
     :ivar entries: u64, shape (levels, cases), the root's entry first. An entry leads to the next of
         :data:`TABLES`, or maps one of the three frames.
-    :ivar twice: a supervisor reads the same address first, and nothing is invalidated in between;
-        what becomes of that read does not matter.
+    :ivar supervisor_reads_first: a supervisor reads the same address first, and nothing is
+        invalidated in between; what becomes of that read does not matter.
     """
 
     cpu: CpuState
     access: Access
     va: int
     entries: NDArray[np.uint64]
-    twice: bool = False
+    supervisor_reads_first: bool = False
 
     def __len__(self) -> int:
         return int(self.entries.shape[1])
@@ -133,7 +133,7 @@ class Block:
         """Return the question of one case: of two steps where there is a first access."""
         words = dict(zip(self.at, self.entries[:, row].tolist(), strict=True))
         steps = [AccessStep(self.va, self.access)]
-        if self.twice:
+        if self.supervisor_reads_first:
             read = Access(AccessKind.READ, self.access.size)
             steps.insert(0, AccessStep(self.va, read, cpl=0))
         return Question(self.cpu, RAM, words, steps)
@@ -187,7 +187,7 @@ class Ledger:
         """Ask ``bulk`` of up to :data:`ROWS` cases."""
         self._lay_out(block)
         last = self._walk(block, block.cpu, block.access)
-        if block.twice:
+        if block.supervisor_reads_first:
             supervisor = block.cpu.replace(cpl=0)
             read = Access(AccessKind.READ, block.access.size)
             first = self._walk(block, supervisor, read)
@@ -318,8 +318,8 @@ class BlockBench:
             block.access,
             at,
             block.entries[edited],
-            landings=_landings(block),
-            twice=block.twice,
+            landing_words=_landing_words(block),
+            supervisor_reads_first=block.supervisor_reads_first,
             **more,
         )
 
@@ -356,7 +356,10 @@ class BlockBench:
         """Ask one case of several that differ in the same way, alone."""
         question = block.question(int(rows[0]))
         answer = self.bench.ask(question).engines[0]
-        if block.twice and answer.judgement in (Judgement.AGREE, Judgement.UNSUPPORTED):
+        if block.supervisor_reads_first and answer.judgement in (
+            Judgement.AGREE,
+            Judgement.UNSUPPORTED,
+        ):
             # What an engine does wrong with any access needs no first one.
             question = Question(question.cpu, RAM, question.memory, question.steps[-1:])
             answer = self.bench.ask(question).engines[0]
@@ -393,7 +396,7 @@ def _edited(block: Block) -> list[int]:
     return edited
 
 
-def _landings(block: Block) -> list[int]:
+def _landing_words(block: Block) -> list[int]:
     """Return the words where the access may land: one in each frame that the entries name."""
     found = []
     for level, frame in _FRAMES.items():
