@@ -200,8 +200,8 @@ class WalkerEngine:
         at: Sequence[int],
         entries: NDArray[np.uint64],
         *,
-        landings: Sequence[int] = (),
-        twice: bool = False,
+        landing_words: Sequence[int] = (),
+        supervisor_reads_first: bool = False,
     ) -> EntryObservations:
         """Ask about one access under each of many versions of its entries, in columns."""
         return probe_entries_singly(self, cpu, va, Access.of(access), at, entries)

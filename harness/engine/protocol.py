@@ -58,17 +58,17 @@ class Engine(Protocol):
         at: Sequence[int],
         entries: NDArray[np.uint64],
         *,
-        landings: Sequence[int] = (),
-        twice: bool = False,
+        landing_words: Sequence[int] = (),
+        supervisor_reads_first: bool = False,
     ) -> EntryObservations:
         """Make one access under each of many versions of the entries that it walks, in columns.
 
         ``entries[j, i]`` is what version i holds at physical address ``at[j]``; every other entry
-        of the walk must have A set, and D where it may be written through. ``landings`` are the
-        physical addresses of the words where it should land, whose content does not matter: there
-        an access within an aligned word is fast.
-        With ``twice`` a supervisor reads the same address first, nothing being invalidated in
-        between, and what becomes of that read does not matter. Memory is put back.
+        of the walk must have A set, and D where it may be written through. ``landing_words`` are
+        the physical addresses of the words where it should land, whose content does not matter:
+        there an access within an aligned word is fast.
+        With ``supervisor_reads_first`` a supervisor reads the same address first, nothing being
+        invalidated in between, and what becomes of that read does not matter. Memory is put back.
         """
 
     def play(self, cpu: CpuState, steps: Sequence[Step]) -> list[StepResult]:

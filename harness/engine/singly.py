@@ -30,13 +30,14 @@ def probe_entries_singly(
     at: Sequence[int],
     entries: NDArray[np.uint64],
     *,
-    twice: bool = False,
+    supervisor_reads_first: bool = False,
 ) -> EntryObservations:
     """Make one access under each of many versions of the entries that it walks.
 
     :param at: the physical addresses of the entries that differ.
     :param entries: ``entries[j, i]`` is what version i holds at ``at[j]``.
-    :param twice: a supervisor reads the same address first; what becomes of it does not matter.
+    :param supervisor_reads_first: a supervisor reads the same address first; what becomes
+        of that read does not matter.
     """
     memory = engine.memory
     out = EntryObservations.blank(len(at), entries.shape[1])
@@ -48,7 +49,7 @@ def probe_entries_singly(
             words = dict(zip(at, entries[:, row].tolist(), strict=True))
             for pa, word in words.items():
                 memory.write_u64(pa, word)
-            if twice:
+            if supervisor_reads_first:
                 for pa, bits in engine.probe(supervisor, va, first).changed.items():
                     words[pa] = memory.read_u64(pa) ^ bits
                     memory.write_u64(pa, words[pa])

@@ -100,20 +100,32 @@ class PlantedEngine:
         at: Sequence[int],
         entries: NDArray[np.uint64],
         *,
-        landings: Sequence[int] = (),
-        twice: bool = False,
+        landing_words: Sequence[int] = (),
+        supervisor_reads_first: bool = False,
     ) -> EntryObservations:
         """Make one access under each of many versions of the entries that it walks, in columns."""
         access = Access.of(access)
         inner, flaw = self.inner, self.flaw
         if flaw is None or not flaw.probed or inner.unsupported(cpu, access) is not None:
-            return inner.probe_entries(cpu, va, access, at, entries, landings=landings, twice=twice)
+            return inner.probe_entries(
+                cpu,
+                va,
+                access,
+                at,
+                entries,
+                landing_words=landing_words,
+                supervisor_reads_first=supervisor_reads_first,
+            )
         given = dict(zip(at, entries, strict=True))
-        query = _Versions(inner, flaw, cpu, va, access, given, tuple(landings), twice)
+        query = _Versions(
+            inner, flaw, cpu, va, access, given, tuple(landing_words), supervisor_reads_first
+        )
         try:
             answer = query.answer()
         except _Apart:
-            return probe_entries_singly(self, cpu, va, access, at, entries, twice=twice)
+            return probe_entries_singly(
+                self, cpu, va, access, at, entries, supervisor_reads_first=supervisor_reads_first
+            )
         return query.observations(answer)
 
     def play(self, cpu: CpuState, steps: Sequence[Step]) -> list[StepResult]:
@@ -308,12 +320,12 @@ class _Versions(_Query):
         va: int,
         access: Access,
         given: dict[int, Column],
-        landings: tuple[int, ...],
-        twice: bool,
+        landing_words: tuple[int, ...],
+        supervisor_reads_first: bool,
     ) -> None:
         self.given = given
-        self.landings = landings
-        self.twice = twice
+        self.landing_words = landing_words
+        self.supervisor_reads_first = supervisor_reads_first
         super().__init__(inner, flaw, cpu, va, access, len(next(iter(given.values()))))
 
     def _column(self, pa: int) -> Column | None:
@@ -336,8 +348,8 @@ class _Versions(_Query):
             access,
             list(taken),
             np.stack(list(taken.values())),
-            landings=self.landings,
-            twice=self.twice,
+            landing_words=self.landing_words,
+            supervisor_reads_first=self.supervisor_reads_first,
         )
         changed = {
             at: after ^ word for (at, word), after in zip(taken.items(), seen.after, strict=True)

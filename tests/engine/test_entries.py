@@ -90,7 +90,7 @@ def ask(
 ) -> EntryObservations:
     va = VA5 if cpu.levels == 5 else VA
     at = AT[cpu.levels]
-    return engine.probe_entries(cpu, va, access, at, some, landings=LANDINGS, **more)
+    return engine.probe_entries(cpu, va, access, at, some, landing_words=LANDINGS, **more)
 
 
 @contextmanager
@@ -112,7 +112,7 @@ def loop_alone() -> Iterator[None]:
     kind=st.sampled_from(KINDS),
     size=st.sampled_from((1, 2, 4, 8)),
     choice=st.integers(0, 127),
-    twice=st.booleans(),
+    supervisor_reads_first=st.booleans(),
 )
 def test_says_what_single_probes_say(
     engine: UnicornEngine,
@@ -122,7 +122,7 @@ def test_says_what_single_probes_say(
     kind: AccessKind,
     size: int,
     choice: int,
-    twice: bool,
+    supervisor_reads_first: bool,
 ) -> None:
     cpu = state(cpl, levels, choice)
     access = Access(kind, 1 if kind is AccessKind.FETCH else size)
@@ -130,10 +130,13 @@ def test_says_what_single_probes_say(
     before = engine.memory.buffer.copy()
 
     with loop_alone():
-        looped = ask(engine, cpu, access, some, twice=twice)
+        looped = ask(engine, cpu, access, some, supervisor_reads_first=supervisor_reads_first)
 
     assert np.array_equal(engine.memory.buffer, before)
-    same(looped, ask(engine, cpu, access, some, twice=twice, singly=True))
+    same(
+        looped,
+        ask(engine, cpu, access, some, supervisor_reads_first=supervisor_reads_first, singly=True),
+    )
 
 
 def test_the_property_means_something(engine: UnicornEngine) -> None:
@@ -172,8 +175,10 @@ def test_the_slower_hooks_say_the_same(way: str, monkeypatch: pytest.MonkeyPatch
         for cpl, kind in product((0, 3), KINDS):
             cpu = state(cpl, 4, 0b11000)
             with loop_alone():
-                looped = ask(slow, cpu, Access(kind), some, twice=True)
-            same(looped, ask(slow, cpu, Access(kind), some, twice=True, singly=True))
+                looped = ask(slow, cpu, Access(kind), some, supervisor_reads_first=True)
+            same(
+                looped, ask(slow, cpu, Access(kind), some, supervisor_reads_first=True, singly=True)
+            )
 
 
 def test_what_the_python_hook_raises_is_raised(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -226,7 +231,7 @@ def test_a_loop_that_runs_astray_is_asked_singly(engine: UnicornEngine) -> None:
 
 
 @pytest.mark.parametrize(
-    ("access", "va", "words", "landings"),
+    ("access", "va", "words", "landing_words"),
     [
         (Access(AccessKind.READ, 8), VA + 1, 4, 3),
         (Access(AccessKind.FETCH), VA + 1, 4, 3),
@@ -239,10 +244,10 @@ def test_a_loop_that_runs_astray_is_asked_singly(engine: UnicornEngine) -> None:
     ],
 )
 def test_does_not_take_what_it_cannot_make(
-    access: Access, va: int, words: int, landings: int
+    access: Access, va: int, words: int, landing_words: int
 ) -> None:
     assert EntryLoop.takes(Access(AccessKind.WRITE, 8), VA, 5, 3)
-    assert not EntryLoop.takes(access, va, words, landings)
+    assert not EntryLoop.takes(access, va, words, landing_words)
 
 
 def test_other_landings_do_not_find_old_code(engine: UnicornEngine) -> None:
@@ -257,7 +262,7 @@ def test_other_landings_do_not_find_old_code(engine: UnicornEngine) -> None:
             some[3] = pa - 8 | P | RW | US | A | D
             with loop_alone():
                 seen = engine.probe_entries(
-                    state(0, 4, 0), VA, "fetch", AT[4], some, landings=words
+                    state(0, 4, 0), VA, "fetch", AT[4], some, landing_words=words
                 )
             assert seen.pa.tolist() == [pa]
 
@@ -265,7 +270,7 @@ def test_other_landings_do_not_find_old_code(engine: UnicornEngine) -> None:
 def test_a_non_canonical_address_is_asked_singly(engine: UnicornEngine) -> None:
     cpu, some = state(0, 4, 0), columns(1, 4, 3)
 
-    seen = engine.probe_entries(cpu, 1 << 47, "read", (0x1020,), some[:1], landings=LANDINGS)
+    seen = engine.probe_entries(cpu, 1 << 47, "read", (0x1020,), some[:1], landing_words=LANDINGS)
 
     assert (seen.outcome == Outcome.GENERAL_PROTECTION.code).all()
 

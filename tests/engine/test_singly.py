@@ -49,10 +49,12 @@ def test_twice_keeps_what_the_supervisor_read_left(engine: Engine) -> None:
     cpu = CpuState(cr3=0x1000, cpl=3)
 
     once = probe_entries_singly(engine, cpu, 8, WRITE, (0x4000,), versions)
-    twice = probe_entries_singly(engine, cpu, 8, WRITE, (0x4000,), versions, twice=True)
+    warmed = probe_entries_singly(
+        engine, cpu, 8, WRITE, (0x4000,), versions, supervisor_reads_first=True
+    )
 
-    assert (once.error_code[0], twice.error_code[0]) == (0x7, 0x7)
-    assert (once.after[0, 0], twice.after[0, 0]) == (0x5003, 0x5023)
+    assert (once.error_code[0], warmed.error_code[0]) == (0x7, 0x7)
+    assert (once.after[0, 0], warmed.after[0, 0]) == (0x5003, 0x5023)
 
 
 def test_says_why_it_is_unsupported(engine: Engine) -> None:

@@ -107,7 +107,7 @@ def test_many_versions_are_answered_as_one_by_one(name: str, kind: str) -> None:
         for pa, column in zip(block.at, block.entries, strict=True):
             memory.write_u64(pa, int(column[0]))
         args = (block.cpu, block.va, block.access, block.at, block.entries)
-        many = engine.probe_entries(*args, landings=())
+        many = engine.probe_entries(*args, landing_words=())
         for pa, column in zip(block.at, block.entries, strict=True):
             memory.write_u64(pa, int(column[0]))
         one = probe_entries_singly(engine, *args)

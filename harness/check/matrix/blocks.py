@@ -108,15 +108,15 @@ class Block:
     :ivar va: the virtual address, :data:`VA4` or :data:`VA5`.
     :ivar entries: u64, shape (levels, cases), the root's entry first. An entry leads to the next of
         :data:`TABLES`, or maps one of the three frames.
-    :ivar twice: a supervisor reads the same address first, and nothing is invalidated in between;
-        what becomes of that read does not matter.
+    :ivar supervisor_reads_first: a supervisor reads the same address first, and nothing is
+        invalidated in between; what becomes of that read does not matter.
     """
 
     cpu: CpuState
     access: Access
     va: int
     entries: NDArray[np.uint64]
-    twice: bool = False
+    supervisor_reads_first: bool = False
 
     def __len__(self) -> int:
         return int(self.entries.shape[1])
@@ -137,7 +137,7 @@ class Block:
         """Return the question of one case: of two steps where there is a first access."""
         words = dict(zip(self.at, self.entries[:, row].tolist(), strict=True))
         steps = [AccessStep(self.va, self.access)]
-        if self.twice:
+        if self.supervisor_reads_first:
             read = Access(AccessKind.READ, self.access.size)
             steps.insert(0, AccessStep(self.va, read, cpl=0))
         return Question(self.cpu, RAM, words, steps)
@@ -191,7 +191,7 @@ class Ledger:
         """Ask ``bulk`` of up to :data:`ROWS` cases."""
         self._lay_out(block)
         last = self._walk(block, block.cpu, block.access)
-        if block.twice:
+        if block.supervisor_reads_first:
             supervisor = block.cpu.replace(cpl=0)
             read = Access(AccessKind.READ, block.access.size)
             first = self._walk(block, supervisor, read)
@@ -322,8 +322,8 @@ class BlockBench:
             block.access,
             at,
             block.entries[edited],
-            landings=_landings(block),
-            twice=block.twice,
+            landing_words=_landing_words(block),
+            supervisor_reads_first=block.supervisor_reads_first,
             **more,
         )
 
@@ -367,7 +367,7 @@ class BlockBench:
         """Judge one case of several that differ in the same way."""
         row = int(rows[0])
         question = block.question(row)
-        if block.twice:
+        if block.supervisor_reads_first:
             answer = self.bench.ask(question).engines[0]
             if answer.judgement in _DIFFERS:
                 return dataclasses.replace(finding_of(question, answer, first), count=len(rows))
@@ -387,7 +387,7 @@ class BlockBench:
     ) -> list[int]:
         """Return the entries of a case as its last access found them."""
         entries = block.entries[:, row]
-        if block.twice:
+        if block.supervisor_reads_first:
             free = predicted.may[:, row] & seen.after[:, row]
             done = self.ledger.predict(block.rows(slice(row, row + 1)))
             entries = entries | free | done.must[:, 0] & _A & seen.after[:, row]
@@ -423,7 +423,7 @@ def _edited(block: Block) -> list[int]:
     return edited
 
 
-def _landings(block: Block) -> list[int]:
+def _landing_words(block: Block) -> list[int]:
     """Return the words where the access may land: one in each frame that the entries name."""
     found = []
     for level, frame in _FRAMES.items():

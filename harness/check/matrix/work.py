@@ -205,7 +205,11 @@ class MatrixWork:
                 continue
             some = numbers[left:right]
             chosen = Block(
-                block.cpu, block.access, block.va, block.entries[:, some - at], block.twice
+                block.cpu,
+                block.access,
+                block.va,
+                block.entries[:, some - at],
+                block.supervisor_reads_first,
             )
             if waiting and not _join(waiting[0][1], chosen):
                 yield _joined(waiting)
@@ -238,7 +242,7 @@ def _join(one: Block, other: Block) -> bool:
     return (
         one.cpu == other.cpu
         and one.access == other.access
-        and one.twice == other.twice
+        and one.supervisor_reads_first == other.supervisor_reads_first
         and one.va == other.va
     )
 
@@ -249,7 +253,7 @@ def _joined(
     numbers = np.concatenate([numbers for numbers, _ in parts])
     block = parts[0][1]
     entries = np.concatenate([part.entries for _, part in parts], axis=1)
-    return numbers, Block(block.cpu, block.access, block.va, entries, block.twice)
+    return numbers, Block(block.cpu, block.access, block.va, entries, block.supervisor_reads_first)
 
 
 @cache

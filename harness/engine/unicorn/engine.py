@@ -135,8 +135,8 @@ class UnicornEngine:
         at: Sequence[int],
         entries: NDArray[np.uint64],
         *,
-        landings: Sequence[int] = (),
-        twice: bool = False,
+        landing_words: Sequence[int] = (),
+        supervisor_reads_first: bool = False,
         singly: bool = False,
     ) -> EntryObservations:
         """Make one access under each of many versions of the entries that it walks, in columns.
@@ -149,10 +149,10 @@ class UnicornEngine:
         :param at: the physical addresses of the entries that differ. Every other entry of the walk
             must have A set, and D where it may be written through.
         :param entries: ``entries[j, i]`` is what version i holds at ``at[j]``.
-        :param landings: the physical addresses of the words where the access should land; what
+        :param landing_words: the physical addresses of the words where the access should land; what
             they hold does not matter. One that lands elsewhere is asked again singly.
-        :param twice: a supervisor reads the same address first, and nothing is invalidated in
-            between; what becomes of that read does not matter.
+        :param supervisor_reads_first: a supervisor reads the same address first, and nothing is
+            invalidated in between; what becomes of that read does not matter.
         :param singly: make single probes of them all.
         :returns: columns in the order of the versions; memory is as before.
         """
@@ -166,12 +166,29 @@ class UnicornEngine:
         left = np.arange(len(out))
         if (
             not singly
-            and EntryLoop.takes(access, va, len(at), len(landings))
+            and EntryLoop.takes(access, va, len(at), len(landing_words))
             and is_canonical(va, cpu.levels)
         ):
-            left = self._loop_entries(cpu, va, access, at, entries, landings, out, twice=twice)
+            left = self._loop_entries(
+                cpu,
+                va,
+                access,
+                at,
+                entries,
+                landing_words,
+                out,
+                supervisor_reads_first=supervisor_reads_first,
+            )
         if len(left):
-            some = probe_entries_singly(self, cpu, va, access, at, entries[:, left], twice=twice)
+            some = probe_entries_singly(
+                self,
+                cpu,
+                va,
+                access,
+                at,
+                entries[:, left],
+                supervisor_reads_first=supervisor_reads_first,
+            )
             out.put(left, some)
         return out
 
@@ -203,10 +220,10 @@ class UnicornEngine:
         access: Access,
         at: Sequence[int],
         entries: NDArray[np.uint64],
-        landings: Sequence[int],
+        landing_words: Sequence[int],
         out: EntryObservations,
         *,
-        twice: bool,
+        supervisor_reads_first: bool,
     ) -> NDArray[np.intp]:
         """Run what a loop can answer; return the rows that are left."""
         if self._entry_loop is None:
@@ -216,7 +233,14 @@ class UnicornEngine:
             rows = slice(start, start + ROWS)
             part = out.rows(rows)
             if self._entry_loop.run(
-                cpu, va, access, at, entries[:, rows], landings, part, twice=twice
+                cpu,
+                va,
+                access,
+                at,
+                entries[:, rows],
+                landing_words,
+                part,
+                supervisor_reads_first=supervisor_reads_first,
             ):
                 lost = (part.outcome == Outcome.MAPPED.code) & (part.pa == UNKNOWN_PA)
             else:

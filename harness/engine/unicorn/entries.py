@@ -6,9 +6,9 @@ is noted by a hook that sends the loop on to its next row (:func:`on_exception`,
 numba is installed). A million rows a second pass this way, with every row as independent of the
 others as INVLPG makes it.
 
-What the access reached is told by the frames where it may land: their words are *landings*, and
-are stamped with an instruction that names them, so that what a read gives, what a fetch executes
-and where a write arrives all tell the physical address.
+What the access reached is told by the frames where it may land: their *landing words* are stamped
+with an instruction that names them, so that what a read gives, what a fetch executes and where a
+write arrives all tell the physical address.
 
 The engine's own pages are supervisor pages in a top-level slot that the walk does not use; behind
 them a window shows the edited frames, and ring 3 executes from an alias of the same code.
@@ -76,7 +76,7 @@ _TEMPLATE = """
 next:
 {write}
     invlpg [rsi]
-{twice}
+{first_read}
 {enter}
 resume:
     mov [rdi + {value}], rax
@@ -92,7 +92,7 @@ user:
 user_end:
     int3
 """
-_TWICE = """
+_FIRST_READ = """
 first:
     mov {register}, [rsi]
 second:
@@ -185,7 +185,7 @@ class EntryLoop:
         self._core.close()
 
     @staticmethod
-    def takes(access: Access, va: int, words: int, landings: int) -> bool:
+    def takes(access: Access, va: int, words: int, landing_words: int) -> bool:
         """Say whether the loop makes such an access: within a word, explicit, not through SS."""
         return (
             access.size in _SIZES
@@ -193,8 +193,8 @@ class EntryLoop:
             and not access.stack
             and (va & 7) + access.size <= 8
             and (not access.is_fetch or va & 7 == 0)
-            and words + (landings if access.is_write else 0) <= MOST_WORDS
-            and landings <= len(_STAMPS)
+            and words + (landing_words if access.is_write else 0) <= MOST_WORDS
+            and landing_words <= len(_STAMPS)
         )
 
     def run(
@@ -204,25 +204,25 @@ class EntryLoop:
         access: Access,
         at: Sequence[int],
         entries: NDArray[np.uint64],
-        landings: Sequence[int],
+        landing_words: Sequence[int],
         out: EntryObservations,
         *,
-        twice: bool,
+        supervisor_reads_first: bool,
     ) -> bool:
         """Ask up to ``ROWS`` rows, and put back all words but A and D bits of other entries.
 
         :param at: the physical addresses of the words that are edited.
         :param entries: for each of them a column.
-        :param landings: the words where the access may land.
+        :param landing_words: the words where the access may land.
         :param out: columns to be filled in.
         :returns: False when the loop did not come to its end; then ``out`` says nothing.
         """
         memory, core = self._memory, self._core
         count = entries.shape[1]
-        edited = [*at, *landings] if access.is_write else list(at)
-        before = [(pa, memory.read_u64(pa)) for pa in (*at, *landings)]
-        stamps = self._number(landings)
-        for number, pa in zip(stamps, landings, strict=True):
+        edited = [*at, *landing_words] if access.is_write else list(at)
+        before = [(pa, memory.read_u64(pa)) for pa in (*at, *landing_words)]
+        stamps = self._number(landing_words)
+        for number, pa in zip(stamps, landing_words, strict=True):
             memory.write_u64(pa, _stamp(number))
         words = len(edited)
         rows = self._rows[: count * _row_words(words)].reshape(count, _row_words(words))
@@ -233,9 +233,13 @@ class EntryLoop:
         lent = memory.read_u64(borrowed)
         memory.write_u64(borrowed, self._scratch.entry[cpu.levels])
         try:
-            self._prepare(cpu, va, access, edited, slot, count, twice=twice)
+            self._prepare(
+                cpu, va, access, edited, slot, count, supervisor_reads_first=supervisor_reads_first
+            )
             base = slot_base(slot, cpu.replace(cpl=0))
-            loop = self._loop(cpu, access, len(edited), twice=twice)
+            loop = self._loop(
+                cpu, access, len(edited), supervisor_reads_first=supervisor_reads_first
+            )
             error = LIB.uc_emu_start(core.handle, base + loop["next"], base + loop["done"], 0, 0)
         finally:
             memory.write_u64(borrowed, lent)
@@ -247,23 +251,23 @@ class EntryLoop:
         end = self._start(slot, cpu) + rows.nbytes
         if error or core.q[core.at.registers // 8 + _RDI] != end:
             return False
-        landed = dict(zip(landings, stamps, strict=True))
+        landed = dict(zip(landing_words, stamps, strict=True))
         self._collect(access, va, rows[:, words], rows[:, words + 1 :].T, landed, out)
         return True
 
-    def _number(self, landings: Sequence[int]) -> list[int]:
+    def _number(self, landing_words: Sequence[int]) -> list[int]:
         """Return the number of each landing's stamp; a landing keeps it.
 
         unicorn 2.1.4: code that was translated is not looked at again when the host changes it
         (facts.md 6).
         """
-        new = [pa for pa in landings if pa not in self._stamps]
+        new = [pa for pa in landing_words if pa not in self._stamps]
         if len(self._stamps) + len(new) > len(_STAMPS):
             self._core.uc.ctl_flush_tb()
-            self._stamps, new = {}, list(dict.fromkeys(landings))
+            self._stamps, new = {}, list(dict.fromkeys(landing_words))
         for pa in new:
             self._stamps[pa] = len(self._stamps)
-        return [self._stamps[pa] for pa in landings]
+        return [self._stamps[pa] for pa in landing_words]
 
     def _prepare(
         self,
@@ -274,17 +278,17 @@ class EntryLoop:
         slot: int,
         count: int,
         *,
-        twice: bool,
+        supervisor_reads_first: bool,
     ) -> None:
         core, s = self._core, self._s
-        loop = self._loop(cpu, access, len(edited), twice=twice)
+        loop = self._loop(cpu, access, len(edited), supervisor_reads_first=supervisor_reads_first)
         base = slot_base(slot, cpu.replace(cpl=0))
         user = base + Scratch.USER
         start = self._start(slot, cpu)
         self._found[:count] = 0
         s[START], s[STRIDE] = start, 8 * _row_words(len(edited))
-        s[FIRST] = base + loop["first"] if twice else NOTHING
-        s[SECOND] = base + loop["second"] if twice else NOTHING
+        s[FIRST] = base + loop["first"] if supervisor_reads_first else NOTHING
+        s[SECOND] = base + loop["second"] if supervisor_reads_first else NOTHING
         s[RESUME] = base + loop["resume"]
         core.state[:] = self._template(cpu)
         q, registers = core.q, core.at.registers // 8
@@ -308,7 +312,7 @@ class EntryLoop:
         va: int,
         value: NDArray[np.uint64],
         after: NDArray[np.uint64],
-        landings: dict[int, int],
+        landing_words: dict[int, int],
         out: EntryObservations,
     ) -> None:
         count, words = len(value), len(out.after)
@@ -327,7 +331,7 @@ class EntryLoop:
         out.after[:] = after[:words]
         out.pa[:] = UNKNOWN_PA
         inside = np.uint64((1 << 8 * access.size) - 1)
-        for place, (pa, number) in enumerate(landings.items()):
+        for place, (pa, number) in enumerate(landing_words.items()):
             if access.is_write:
                 landed = after[words + place] != _stamp(number)
             elif access.is_fetch:
@@ -357,9 +361,17 @@ class EntryLoop:
             found = self._templates[cpu] = bytes(core.state)
         return found
 
-    def _loop(self, cpu: CpuState, access: Access, words: int, *, twice: bool) -> dict[str, int]:
+    def _loop(
+        self, cpu: CpuState, access: Access, words: int, *, supervisor_reads_first: bool
+    ) -> dict[str, int]:
         """Return the labels of a loop, as offsets in the engine's frames; assemble it first."""
-        key = (access.kind, access.size, words, twice, cpu.rflags if cpu.user else None)
+        key = (
+            access.kind,
+            access.size,
+            words,
+            supervisor_reads_first,
+            cpu.rflags if cpu.user else None,
+        )
         found = self._loops.get(key)
         if found is not None:
             return found
@@ -373,7 +385,7 @@ class EntryLoop:
         source = _TEMPLATE.format(
             write="\n".join(write),
             log="\n".join(log),
-            twice=_TWICE.format(register=register) if twice else "",
+            first_read=_FIRST_READ.format(register=register) if supervisor_reads_first else "",
             enter=enter.format(access=text, token=_TOKEN, flags=cpu.rflags),
             access=text,
             value=8 * words,

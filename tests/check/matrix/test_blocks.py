@@ -47,7 +47,7 @@ def block(
     kind: AccessKind = AccessKind.READ,
     size: int = 1,
     cpl: int = 0,
-    twice: bool = False,
+    supervisor_reads_first: bool = False,
 ) -> Block:
     """Random entries of every kind under a random CPU state."""
     rng = np.random.default_rng(seed)
@@ -81,7 +81,9 @@ def block(
         pkru=int(rng.integers(0, 1 << 32)),
         cpl=cpl,
     )
-    return Block(cpu, Access(kind, size), VA5 if levels == 5 else VA4, found, twice)
+    return Block(
+        cpu, Access(kind, size), VA5 if levels == 5 else VA4, found, supervisor_reads_first
+    )
 
 
 blocks = st.builds(
@@ -91,7 +93,7 @@ blocks = st.builds(
     levels=st.sampled_from((4, 5)),
     kind=st.sampled_from(tuple(AccessKind)),
     cpl=st.sampled_from((0, 3)),
-    twice=st.booleans(),
+    supervisor_reads_first=st.booleans(),
 )
 
 
@@ -115,7 +117,7 @@ def alone(some: Block, row: int) -> Walk:
 
 @given(some=blocks)
 def test_predicts_what_walk_predicts(ledger: Ledger, some: Block) -> None:
-    some = dataclasses.replace(some, twice=False)
+    some = dataclasses.replace(some, supervisor_reads_first=False)
     found = ledger.predict(some)
     for row in range(len(some)):
         told = alone(some, row)
@@ -132,7 +134,7 @@ def test_predicts_what_walk_predicts(ledger: Ledger, some: Block) -> None:
 
 @given(some=blocks)
 def test_of_two_accesses_it_predicts_what_both_leave(ledger: Ledger, some: Block) -> None:
-    found = ledger.predict(dataclasses.replace(some, twice=True))
+    found = ledger.predict(dataclasses.replace(some, supervisor_reads_first=True))
     supervisor = dataclasses.replace(
         some, cpu=some.cpu.replace(cpl=0), access=Access(AccessKind.READ, some.access.size)
     )
@@ -157,8 +159,10 @@ def test_the_cpu_agrees(bench: BlockBench, some: Block) -> None:
 def test_the_plain_way_counts_the_same(bench: BlockBench) -> None:
     with BlockBench(singly=True) as plain:
         for seed, kind in enumerate(AccessKind):
-            for cpl, twice in ((0, False), (3, True)):
-                some = block(seed, 300, kind=kind, cpl=cpl, twice=twice)
+            for cpl, supervisor_reads_first in ((0, False), (3, True)):
+                some = block(
+                    seed, 300, kind=kind, cpl=cpl, supervisor_reads_first=supervisor_reads_first
+                )
                 assert plain.ask(some).to_json() == bench.ask(some).to_json()
 
 
@@ -190,7 +194,7 @@ def test_a_case_stands_alone() -> None:
 
 
 def test_a_case_of_two_accesses_is_a_scenario() -> None:
-    some = block(7, 50, cpl=3, twice=True, kind=AccessKind.WRITE)
+    some = block(7, 50, cpl=3, supervisor_reads_first=True, kind=AccessKind.WRITE)
 
     told = some.question(13)
 
@@ -269,7 +273,7 @@ def test_a_flaw_is_a_finding(flaw: Flaw, rule: str | None) -> None:
 
 
 def test_a_flaw_in_two_accesses_is_a_finding() -> None:
-    some = block(9, 400, kind=AccessKind.WRITE, cpl=3, twice=True)
+    some = block(9, 400, kind=AccessKind.WRITE, cpl=3, supervisor_reads_first=True)
     with BlockBench(flawed(_lose_dirty)) as bench:
         tally = bench.ask(some)
 

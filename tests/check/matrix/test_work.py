@@ -100,7 +100,11 @@ def test_a_sample_has_the_cases_that_have_these_numbers() -> None:
         for row, number in enumerate(numbers.tolist()):
             lone = work.block(number)
             assert np.array_equal(lone.entries[:, 0], block.entries[:, row])
-            assert (lone.cpu, lone.access, lone.twice) == (block.cpu, block.access, block.twice)
+            assert (lone.cpu, lone.access, lone.supervisor_reads_first) == (
+                block.cpu,
+                block.access,
+                block.supervisor_reads_first,
+            )
 
 
 def test_halves_add_up() -> None:

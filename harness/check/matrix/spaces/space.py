@@ -354,13 +354,16 @@ class Group:
         while first < end:
             start = int(self._starts[state])
             rows = self._rows[self._keys[state]]
-            cpu, access, twice = self._question(state)
+            cpu, access, supervisor_reads_first = self._question(state)
             last = min(end, int(self._starts[state + 1])) - start
             at = first - start
             piece = int(np.searchsorted(rows.cuts, at, side="right"))
             while at < last:
                 stop = min(int(rows.cuts[piece]), last)
-                yield start + at, Block(cpu, access, va, rows.entries[:, at:stop], twice)
+                yield (
+                    start + at,
+                    Block(cpu, access, va, rows.entries[:, at:stop], supervisor_reads_first),
+                )
                 at, piece = stop, piece + 1
             state += 1
             first = start + at

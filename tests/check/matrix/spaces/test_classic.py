@@ -207,7 +207,7 @@ def test_every_cpu_state_meets_every_legal_row_of_entries(levels: int) -> None:
             cpu.pkru,
             cpu.user,
             access,
-            block.twice,
+            block.supervisor_reads_first,
         )
         met.setdefault(state, []).append(known[at])
     assert end == LEGAL
@@ -249,8 +249,8 @@ def test_the_walker_agrees_with_the_model(levels: int, state: int) -> None:
     space = Classic(levels)
     names = set(space.bits(first))
     blocks = [block for _, block in space.blocks(first, 45_056 if state < 120 else 114_688)]
-    assert {(block.cpu, block.access, block.twice) for block in blocks} == {
-        (blocks[0].cpu, blocks[0].access, blocks[0].twice)
+    assert {(block.cpu, block.access, block.supervisor_reads_first) for block in blocks} == {
+        (blocks[0].cpu, blocks[0].access, blocks[0].supervisor_reads_first)
     }
     cpu = {name: name in names for name in CPU_BITS}
     every = entry_arrays()

@@ -91,7 +91,7 @@ def told(block: Block) -> dict[str, Any]:
         "kind": str(access.kind),
         "size": access.size,
         "implicit": access.implicit,
-        "twice": block.twice,
+        "twice": block.supervisor_reads_first,
     }
 
 
