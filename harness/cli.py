@@ -32,12 +32,16 @@ __all__ = ["cli", "main"]
 _COMMANDS: Final = {
     "check": ("harness.commands.check", "Let the CPU judge kernels and real page tables."),
     "walk": ("harness.commands.walk", "Follow addresses through page tables."),
-    "probe": ("harness.commands.probe", "Answer cases: what is predicted, what the CPU does."),
+    "probe": ("harness.commands.probe", "Answer questions: what is predicted, what CPUs do."),
     "matrix": ("harness.commands.matrix", "Ask the CPU every combination, and tell what differs."),
     "fuzz": ("harness.commands.fuzz", "Ask the CPU what no kernel would do, at random."),
+    "engines": ("harness.commands.engines", "List the CPUs, and prove that one does its duties."),
     "run": ("harness.commands.run", "Run a guest kernel, and say all that it did."),
     "boot": ("harness.commands.boot", "Boot a kernel as bootloader 0.9 does."),
-    "lecture": ("harness.commands.lecture", "Tell the lecture, each claim proved on the CPU."),
+    "lecture": (
+        "harness.commands.lecture",
+        "Tell the lecture, and prove it on the CPU.",
+    ),
     "asm": ("harness.commands.asm", "Assemble a file and list what came out."),
 }
 

@@ -74,7 +74,7 @@ class Machine:
     :param identity: bytes from 0 that the new tables map to themselves, supervisor, writable, in
         4 KiB pages; all of the first region of RAM when None, in 2 MiB pages from 64 MiB on.
     :param levels: 4 or 5, of the new tables.
-    :param engine: one of :data:`harness.engine.ENGINES`.
+    :param engine: a spec (:mod:`harness.engine.open`).
     """
 
     def __init__(
@@ -100,7 +100,7 @@ class Machine:
                 cr4=int(CR4.PAE | CR4.LA57) if levels == 5 else int(CR4.PAE),
             )
         self.cpu = cpu
-        self.engine: Engine = open_engine(self.memory, engine)
+        self.engine: Engine = open_engine(engine, self.memory)
 
     def _frame_for_table(self) -> int:
         frame = self._next_frame

@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from harness.errors import InputError
 
 __all__ = [
+    "MAX_ACCESS",
     "UNKNOWN_PA",
     "Access",
     "AccessKind",
@@ -252,6 +253,16 @@ class Observations:
 
     def __len__(self) -> int:
         return len(self.outcome)
+
+    def set_row(self, row: int, seen: Observation) -> None:
+        """Fill one row with what was seen of one access."""
+        self.outcome[row] = seen.outcome.code
+        self.error_code[row] = seen.error_code or 0
+        self.cr2[row] = seen.cr2 or 0
+        self.pa[row] = UNKNOWN_PA if seen.pa is None else seen.pa
+        self.value[row] = (seen.value or 0) & (1 << 64) - 1
+        if seen.reason is not None:
+            self.reason = seen.reason
 
     def __iter__(self) -> Iterator[Observation]:
         return (self[row] for row in range(len(self)))

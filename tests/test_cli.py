@@ -15,8 +15,8 @@ import pytest
 from click.testing import CliRunner, Result
 
 from harness.check.question import Question, write_questions
-from harness.check.registered.model import KnownAccess
 from harness.check.registered import registry as registry_module
+from harness.check.registered.model import KnownAccess
 from harness.check.registered.registry import REGISTRY
 from harness.check.set_report import SetReport, SetTally
 from harness.cli import cli
@@ -412,8 +412,8 @@ def test_a_damaged_set_is_bad_input_and_the_others_go_on(tmp_path: Path) -> None
 
 
 def test_an_engine_that_does_not_exist_is_bad_usage() -> None:
-    assert refused("check", "--engine", "bochs") == (
-        "Error: the engine must be one of unicorn, not 'bochs'\n"
+    assert refused("check", "--engine", "abacus") == (
+        "Error: the engine must be one of unicorn, or package.module:attribute, not 'abacus'\n"
     )
 
 

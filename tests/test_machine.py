@@ -161,8 +161,11 @@ def test_a_memory_that_exists_and_a_state_of_its_own() -> None:
 
 
 def test_an_engine_that_does_not_exist() -> None:
-    with pytest.raises(InputError, match=r"^the engine must be one of unicorn, not 'bochs'$"):
-        Machine(MIB, engine="bochs")
+    with pytest.raises(
+        InputError,
+        match=r"^the engine must be one of unicorn, or package.module:attribute, not 'abacus'$",
+    ):
+        Machine(MIB, engine="abacus")
 
 
 def test_the_screen() -> None:

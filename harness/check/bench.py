@@ -27,8 +27,7 @@ from harness.check.judge.verdict import StepVerdict
 from harness.check.question import Question
 from harness.check.registered.model import Registration
 from harness.cpu import CpuState
-from harness.engine import Engine
-from harness.engine.loading import opener
+from harness.engine import WALKER, Engine, open_engine
 from harness.engine.steps import StepResult
 from harness.memory import PhysicalMemory
 from harness.outcome import Access, Observation
@@ -54,20 +53,22 @@ class EngineId:
     spec: str
 
     @classmethod
-    def of(cls, engine: Engine, spec: str | None = None) -> EngineId:
+    def of(cls, engine: Engine) -> EngineId:
         """Return the identity of an open engine."""
-        return cls(engine.name, engine.version, spec or str(getattr(engine, "spec", engine.name)))
+        return cls(engine.name, engine.version, engine.spec or engine.name)
 
     @property
     def title(self) -> str:
         """Name it for people: ``unicorn 2.1.4``, ``mine:CPU (unicorn 2.1.4)``."""
+        if self.is_walker:
+            return f"the walker {self.spec.removeprefix(WALKER)}"
         named = f"{self.name} {self.version}".strip()
         return named if self.spec == self.name else f"{self.spec} ({named})"
 
     @property
     def is_walker(self) -> bool:
         """Say whether it is a person's walker, and no CPU."""
-        return self.spec.startswith("walker:")
+        return self.spec.startswith(WALKER)
 
     def to_json(self) -> dict[str, str]:
         """Return it as one JSON object."""
@@ -229,11 +230,12 @@ class Bench:
         opened = []
         try:
             for source in engines:
-                open_it = opener(source) if isinstance(source, str) else source
-                engine = open_it(self.memory)
+                if isinstance(source, str):
+                    engine = open_engine(source, self.memory)
+                else:
+                    engine = source(self.memory)
                 self._stack.callback(engine.close)
-                spec = source if isinstance(source, str) else None
-                opened.append((EngineId.of(engine, spec), engine))
+                opened.append((EngineId.of(engine), engine))
         except BaseException:
             self._stack.close()
             raise

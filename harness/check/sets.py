@@ -23,7 +23,6 @@ A damaged set raises :class:`~harness.errors.SnapshotError`, an engine that is m
 
 from __future__ import annotations
 
-import contextlib
 import os
 import time
 from collections.abc import Iterator
@@ -42,8 +41,7 @@ from harness.check.judge.compare import Judgement
 from harness.check.question import question_of
 from harness.check.set_report import SetReport, SetTally
 from harness.cpu import RFLAGS, CpuState
-from harness.engine import Engine
-from harness.engine.loading import opener
+from harness.engine import Engine, open_engine
 from harness.engine.steps import StepResult
 from harness.isolate import doing
 from harness.outcome import (
@@ -97,8 +95,8 @@ def check_set(
     pages = leaves(tables.memory, tables.cpu)
     report = SetReport(name, tables.cpu.levels, len(pages))
     _compare_lists(tables, pages, report)
-    with contextlib.closing(opener(engine)(tables.memory)) as cpu_engine:
-        identity = EngineId.of(cpu_engine, engine)
+    with open_engine(engine, tables.memory) as cpu_engine:
+        identity = EngineId.of(cpu_engine)
         _Check(tables, pages, report, cpu_engine, identity, every=every).run()
     report.seconds = time.perf_counter() - started
     return report

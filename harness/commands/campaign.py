@@ -133,7 +133,19 @@ def _told_everywhere(settings: Settings, report: CampaignReport) -> int:
         from harness.show.console import console
 
         print_campaign(console(), report)
-    return 0 if report.good else 1
+    return _exit_code(report)
+
+
+def _exit_code(report: CampaignReport) -> int:
+    """Tell a divergence from an engine that broke, and say of the latter on stderr how it did."""
+    if report.good:
+        return 0
+    broke = [finding for finding in report.findings if finding.judgement == "broke"]
+    if not broke or len(broke) < len(report.findings) or report.judged("diverge"):
+        return 1
+    for finding in broke:
+        click.echo(f"Error: {finding.sentence}", err=True)
+    return 3
 
 
 def _causes(result: CampaignResult) -> list[Finding]:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = ["check"]
 
-_COUNTS: Final = ("probes", "agree", "open", "known", "diverge", "unsupported")
+_COUNTS: Final = ("probes", "agree", "known", "diverge", "unsupported")
 _WORKERS: Final = 2
 _SECONDS: Final = 3600.0
 # Narrower terminals are shown fewer columns.
@@ -205,6 +205,7 @@ def _json(jobs: Sequence[_Job], seconds: float) -> dict[str, Any]:
     return {
         **{name: sum(getattr(report, name) for report in reports) for name in _COUNTS},
         "seconds": round(seconds, 3),
+        "open": sum(report.open for report in reports),
         "sets": [report.to_json() for report in reports],
         "kernels": [kernel.to_json() for kernel in kernels],
         "errors": [

@@ -19,24 +19,20 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
-import numpy as np
-from numpy.typing import ArrayLike, NDArray
-
 from harness.address import VirtAddr
 from harness.cpu import CpuState
+from harness.engine.base import Engine
+from harness.engine.capabilities import Capabilities
 from harness.engine.run import Budget, Exit, Start
-from harness.engine.singly import probe_entries_singly
 from harness.engine.steps import AccessStep, Step, StepResult
 from harness.errors import EngineBroken, InputError, NoMemory
 from harness.memory import PhysicalMemory, Region
 from harness.outcome import (
-    UNKNOWN_PA,
+    MAX_ACCESS,
     Access,
     AccessKind,
     AccessLike,
-    EntryObservations,
     Observation,
-    Observations,
     Outcome,
 )
 
@@ -44,6 +40,22 @@ __all__ = ["WalkerEngine", "WalkerMemory"]
 
 _MASK: Final = (1 << 64) - 1
 _PAGE: Final = 0x1000
+_WIDTHS: Final = frozenset(range(1, MAX_ACCESS + 1))
+_ANYTHING: Final = Capabilities(
+    maxphyaddr=frozenset(range(32, 53)),
+    gib_pages="either",
+    pks=True,
+    pcid=True,
+    cet=True,
+    lam=True,
+    reads=_WIDTHS,
+    writes=_WIDTHS,
+    fetches=_WIDTHS,
+    implicit_reads=_WIDTHS,
+    implicit_writes=_WIDTHS,
+    stack=True,
+    sequences=False,
+)
 _ONE_ACCESS: Final = "a walker answers single accesses from pristine state"
 _CODELESS: Final = (Outcome.GENERAL_PROTECTION, Outcome.STACK_FAULT)
 
@@ -69,7 +81,7 @@ class WalkerMemory:
         return self._memory.regions
 
 
-class WalkerEngine:
+class WalkerEngine(Engine):
     """A walker over one physical memory.
 
     :param memory: the guest's RAM.
@@ -77,7 +89,7 @@ class WalkerEngine:
     :param name: what it is called by: ``package.module:function``.
     """
 
-    version = ""
+    version = "yours"
 
     def __init__(self, memory: PhysicalMemory, function: _Function, name: str) -> None:
         self.memory = memory
@@ -88,15 +100,15 @@ class WalkerEngine:
     def close(self) -> None:
         """Do nothing: a walker holds nothing."""
 
-    def __enter__(self) -> WalkerEngine:
-        return self
+    @property
+    def capabilities(self) -> Capabilities:
+        """Tell what a walker can be asked: any single access."""
+        return _ANYTHING
 
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def unsupported(self, cpu: CpuState, access: AccessLike = "read") -> str | None:
-        """Return None: a walker can be asked about every access."""
-        return None
+    def refuses(self, cpu: CpuState, steps: Sequence[Step] = ()) -> str | None:
+        """Say why steps cannot be asked about, or None when they can."""
+        alone = len(steps) <= 1 and all(isinstance(step, AccessStep) for step in steps)
+        return None if alone else _ONE_ACCESS
 
     def probe(self, cpu: CpuState, va: int | VirtAddr, access: AccessLike = "read") -> Observation:
         """Ask about one access.
@@ -176,36 +188,6 @@ class WalkerEngine:
         except NoMemory:
             return None
 
-    def probe_many(
-        self, cpu: CpuState, vas: ArrayLike, access: AccessLike = "read"
-    ) -> Observations:
-        """Ask about one access to each of many addresses, in columns."""
-        access = Access.of(access)
-        addresses = np.ascontiguousarray(vas, dtype=np.uint64)
-        out = Observations.blank(len(addresses))
-        for row, va in enumerate(addresses.tolist()):
-            seen = self.probe(cpu, va, access)
-            out.outcome[row] = seen.outcome.code
-            out.error_code[row] = seen.error_code or 0
-            out.cr2[row] = seen.cr2 or 0
-            out.pa[row] = UNKNOWN_PA if seen.pa is None else seen.pa
-            out.value[row] = (seen.value or 0) & _MASK
-        return out
-
-    def probe_entries(
-        self,
-        cpu: CpuState,
-        va: int,
-        access: AccessLike,
-        at: Sequence[int],
-        entries: NDArray[np.uint64],
-        *,
-        landing_words: Sequence[int] = (),
-        supervisor_reads_first: bool = False,
-    ) -> EntryObservations:
-        """Ask about one access under each of many versions of its entries, in columns."""
-        return probe_entries_singly(self, cpu, va, Access.of(access), at, entries)
-
     def play(self, cpu: CpuState, steps: Sequence[Step]) -> list[StepResult]:
         """Answer a single access, and refuse anything else."""
         if len(steps) == 1 and isinstance(steps[0], AccessStep):
@@ -215,7 +197,7 @@ class WalkerEngine:
         refused = Observation(Outcome.UNSUPPORTED, reason=_ONE_ACCESS)
         return [StepResult(refused) for _ in steps]
 
-    def run(self, start: Start, budget: Budget) -> Exit:
+    def run(self, start: Start, budget: Budget | None = None) -> Exit:
         """Refuse: a walker executes nothing.
 
         :raises InputError: always.

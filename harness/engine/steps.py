@@ -3,7 +3,7 @@
 A probe asks one access of a pristine CPU. Much of what an MMU must get right only shows in
 sequence: an entry is changed and not invalidated, ``invlpg`` is executed, CR3 is loaded, an
 instruction faults half way, an exception finds its IDT gone. Each such thing is a step here, a
-small immutable value, and :meth:`~harness.engine.protocol.Engine.play` runs a list of them and
+small immutable value, and :meth:`~harness.engine.base.Engine.play` runs a list of them and
 gives a :class:`StepResult` for each::
 
     engine.play(cpu, [AccessStep(0x4123, Access("read")), WriteStep({0x4020: 0}),

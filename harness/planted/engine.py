@@ -1,6 +1,6 @@
 """A right engine with one flaw: a CPU that breaks one rule.
 
-:class:`PlantedEngine` is an :class:`~harness.engine.protocol.Engine`. For each access it edits the
+:class:`PlantedEngine` is an :class:`~harness.engine.base.Engine`. For each access it edits the
 entries of the walk, or the state, as the flaw says, asks the right engine, puts everything back,
 and tells what changed relative to the entries as they stand. It bears its inner engine's name and
 version, so that what is registered of that one stays known, and its flaw in ``flaw``::
@@ -23,12 +23,11 @@ from numpy.typing import ArrayLike, NDArray
 
 from harness.address import VirtAddr
 from harness.cpu import CpuState
-from harness.engine.protocol import Engine
+from harness.engine.base import Engine
+from harness.engine.capabilities import Capabilities
 from harness.engine.run import Budget, Exit, Start
-from harness.engine.singly import probe_entries_singly
 from harness.engine.steps import Step, StepResult
 from harness.entry import PageTableFlags
-from harness.memory import PhysicalMemory
 from harness.outcome import (
     UNKNOWN_PA,
     Access,
@@ -47,7 +46,7 @@ _P, _PS = u64(int(PageTableFlags.PRESENT)), u64(int(PageTableFlags.HUGE_PAGE))
 _MASK = (1 << 64) - 1
 
 
-class PlantedEngine:
+class PlantedEngine(Engine):
     """An engine that breaks one rule.
 
     :param inner: a right one.
@@ -59,19 +58,20 @@ class PlantedEngine:
         self.flaw = flaw
         self.name = inner.name
         self.version = inner.version
+        self.memory = inner.memory
 
     @property
-    def memory(self) -> PhysicalMemory:
-        """The guest's RAM."""
-        return self.inner.memory
+    def capabilities(self) -> Capabilities:
+        """Tell what the inner engine can be asked."""
+        return self.inner.capabilities
+
+    def refuses(self, cpu: CpuState, steps: Sequence[Step] = ()) -> str | None:
+        """Say why the inner engine cannot play steps, or None when it can."""
+        return self.inner.refuses(cpu, steps)
 
     def close(self) -> None:
         """Give back what the inner engine holds."""
         self.inner.close()
-
-    def unsupported(self, cpu: CpuState, access: AccessLike = "read") -> str | None:
-        """Say why an access in a CPU state cannot be run here, or None when it can."""
-        return self.inner.unsupported(cpu, access)
 
     def probe(self, cpu: CpuState, va: int | VirtAddr, access: AccessLike = "read") -> Observation:
         """Make one access from pristine state, and put back whatever it changed."""
@@ -117,14 +117,14 @@ class PlantedEngine:
                 supervisor_reads_first=supervisor_reads_first,
             )
         given = dict(zip(at, entries, strict=True))
-        query = _Versions(
-            inner, flaw, cpu, va, access, given, tuple(landing_words), supervisor_reads_first
-        )
         try:
+            query = _Versions(
+                inner, flaw, cpu, va, access, given, tuple(landing_words), supervisor_reads_first
+            )
             answer = query.answer()
         except _Apart:
-            return probe_entries_singly(
-                self, cpu, va, access, at, entries, supervisor_reads_first=supervisor_reads_first
+            return self.probe_entries_singly(
+                cpu, va, access, at, entries, supervisor_reads_first=supervisor_reads_first
             )
         return query.observations(answer)
 
@@ -134,7 +134,7 @@ class PlantedEngine:
             return self.inner.play(cpu, steps)
         return self.flaw.steps(self.inner, cpu, steps)
 
-    def run(self, start: Start, budget: Budget) -> Exit:
+    def run(self, start: Start, budget: Budget | None = None) -> Exit:
         """Run guest code, as the inner engine does."""
         return self.inner.run(start, budget)
 

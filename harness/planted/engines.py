@@ -1,6 +1,6 @@
 """Each flaw as an engine that can be opened by name: ``harness.planted.engines:PRESENT_2``.
 
->>> opener("harness.planted.engines:PRESENT_2")(memory).flaw.level
+>>> open_engine("harness.planted.engines:PRESENT_2", memory).flaw.level
 2
 
 ``NONE`` is the wrapper without a flaw, which must agree wherever the right engine does.
@@ -31,7 +31,7 @@ def open_planted(memory: PhysicalMemory, *, flaw: str, inner: str = "unicorn") -
     :param flaw: a key of :data:`~harness.planted.flaws.FLAWS`, or ``NONE``.
     :param inner: the right engine's name.
     """
-    return PlantedEngine(open_engine(memory, inner), FLAWS[flaw] if flaw != "NONE" else None)
+    return PlantedEngine(open_engine(inner, memory), FLAWS[flaw] if flaw != "NONE" else None)
 
 
 def __getattr__(name: str) -> Callable[[PhysicalMemory], PlantedEngine]:

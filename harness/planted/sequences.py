@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from harness.cpu import CR4, CpuState
-from harness.engine.protocol import Engine
+from harness.engine.base import Engine
 from harness.engine.steps import (
     AccessStep,
     ControlStep,

@@ -149,7 +149,10 @@ def test_the_command_runs_kernels(tmp_path: Path) -> None:
     assert (run["ending"], run["serial"], run["failed"]) == ("exit", "ok", True)
     refused = CliRunner().invoke(cli, ["boot", str(path), "--engine", "abacus"])
     assert refused.exit_code == 2
-    assert refused.output == "Error: the engine must be one of unicorn, not 'abacus'\n"
+    assert (
+        refused.output
+        == "Error: the engine must be one of unicorn, or package.module:attribute, not 'abacus'\n"
+    )
 
 
 def test_the_command_says_3_when_the_engine_dies(

@@ -116,7 +116,7 @@ def test_a_spec_that_opens_nothing_is_refused_and_nothing_stays_open() -> None:
 
 def test_a_title_names_the_spec_where_it_says_more() -> None:
     assert EngineId("unicorn", "2.1.4", "unicorn").title == "unicorn 2.1.4"
-    assert EngineId("walker:m:f", "", "walker:m:f").title == "walker:m:f"
+    assert EngineId("walker:m:f", "yours", "walker:m:f").title == "the walker m:f"
 
 
 def test_a_difference_is_made_small(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -143,6 +143,6 @@ def test_a_difference_is_made_small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()
     alone = Question.from_json(json.loads(small.line()))
     memory = alone.build()
-    with open_engine(memory) as engine:
+    with open_engine("unicorn", memory) as engine:
         seen = engine.probe(alone.cpu, alone.va, alone.access)
     assert walk(memory, alone.cpu, alone.va, alone.access).outcome is seen.outcome

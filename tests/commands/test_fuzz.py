@@ -33,8 +33,8 @@ def harness(folder: Path, *arguments: object) -> Result:
             "a campaign must take more than 0 minutes, and at most 100,000, not nan",
         ),
         (
-            ["--engine", "bochs"],
-            "the engine must be one of unicorn, or package.module:function, not 'bochs'",
+            ["--engine", "abacus"],
+            "the engine must be one of unicorn, or package.module:attribute, not 'abacus'",
         ),
         (["--junit", "/"], "--junit must name a file, and / is a directory"),
     ],

@@ -42,8 +42,8 @@ def harness(folder: Path, *arguments: object) -> Result:
             "a case's number must be 0 to 19,169,279, not 19,169,280",
         ),
         (
-            ["classic", "--engine", "bochs"],
-            "the engine must be one of unicorn, or package.module:function, not 'bochs'",
+            ["classic", "--engine", "abacus"],
+            "the engine must be one of unicorn, or package.module:attribute, not 'abacus'",
         ),
         (
             ["classic", "--engine", "no.such:thing"],

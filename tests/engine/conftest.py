@@ -204,7 +204,7 @@ class Tables:
         write(self.PML4 + 8 * self.SLOT, self.PDPT | P | W | U)
         write(self.PDPT, self.PD | P | W | U)
         write(self.PD, self.PT | P | W | U)
-        self.engine = open_engine(self.memory)
+        self.engine = open_engine("unicorn", self.memory)
         self.cpu = CpuState(cr3=self.PML4)
 
     def page(self, number: int) -> int:

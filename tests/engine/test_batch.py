@@ -339,7 +339,7 @@ def test_many_regions() -> None:
         memory.write_u64((n << 21) + 0x800, n)
     cpu = CpuState(cr3=0)
     before = memory.buffer.copy()
-    with open_engine(memory) as engine:
+    with open_engine("unicorn", memory) as engine:
         vas = np.array([n << 12 | 0x800 for n in range(21)], np.uint64)
         read = engine.probe_many(cpu, vas, Access(AccessKind.READ, size=8))
         assert read.value[:20].tolist() == list(range(20))

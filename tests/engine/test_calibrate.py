@@ -151,13 +151,16 @@ def test_an_engine_that_is_refused_is_not_opened(monkeypatch: pytest.MonkeyPatch
     only = module._only
     monkeypatch.setattr(module, "_only", lambda what, _seen: only(what, set()))
     with pytest.raises(EngineBroken, match="the error code"):
-        open_engine(PhysicalMemory(0x1000))
+        open_engine("unicorn", PhysicalMemory(0x1000))
 
 
 def test_another_engine_is_refused() -> None:
     with pytest.raises(InputError) as caught:
-        open_engine(PhysicalMemory(0x1000), "bochs")
-    assert str(caught.value) == "the engine must be one of unicorn, not 'bochs'"
+        open_engine("abacus", PhysicalMemory(0x1000))
+    assert (
+        str(caught.value)
+        == "the engine must be one of unicorn, or package.module:attribute, not 'abacus'"
+    )
 
 
 def test_an_engine_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -165,4 +168,4 @@ def test_an_engine_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> Non
 
     monkeypatch.setitem(sys.modules, "harness.engine.unicorn", None)
     with pytest.raises(EngineMissing, match=r"^the engine unicorn must be installed"):
-        open_engine(PhysicalMemory(0x1000))
+        open_engine("unicorn", PhysicalMemory(0x1000))

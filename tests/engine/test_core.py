@@ -5,14 +5,13 @@ import pytest
 
 from harness.cpu import CR4, CpuFeatures, CpuState
 from harness.engine import open_engine
+from harness.engine.unicorn.capabilities import unsupported_control, unsupported_state
 from harness.engine.unicorn.core import (
     SCRATCH_SIZE,
     Core,
     Layout,
     Scratch,
     slot_base,
-    unsupported_control,
-    unsupported_state,
 )
 from harness.errors import EngineError
 from harness.memory import PhysicalMemory
@@ -47,7 +46,7 @@ def test_the_engine_s_frames_lie_in_the_highest_hole(
 
 def test_ram_beyond_maxphyaddr_is_refused() -> None:
     with pytest.raises(EngineError) as caught:
-        open_engine(PhysicalMemory([(TOP, 0x1000)]))
+        open_engine("unicorn", PhysicalMemory([(TOP, 0x1000)]))
     assert str(caught.value) == (
         "RAM must end at or below 0x10000000000 for Unicorn, whose MAXPHYADDR is 40, "
         "but a region ends at 0x10000001000"
@@ -125,7 +124,7 @@ def test_templates_are_bounded() -> None:
 def test_an_engine_can_be_closed_and_another_opened() -> None:
     memory = PhysicalMemory(0x20_0000)
     for _ in range(3):
-        with open_engine(memory) as engine:
+        with open_engine("unicorn", memory) as engine:
             assert engine.memory is memory
             assert engine.probe(CpuState(cr3=0x1000), 0x5000).error_code == 0
             engine.probe_many(CpuState(cr3=0x1000), np.arange(4, dtype=np.uint64))

@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 
 from harness.cpu import CR0, CR4, EFER, RFLAGS, CpuState
 from harness.engine.unicorn import UnicornEngine, entries
-from harness.engine.unicorn import engine as engine_module
 from harness.engine.unicorn.entries import MOST_WORDS, ROWS, EntryLoop
 from harness.memory import PhysicalMemory
 from harness.outcome import Access, AccessKind, EntryObservations, Outcome
@@ -101,7 +100,7 @@ def loop_alone() -> Iterator[None]:
         pytest.fail("the loop left rows to single probes")
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(engine_module, "probe_entries_singly", refuse)
+        patch.setattr(UnicornEngine, "probe_entries_singly", refuse)
         yield
 
 

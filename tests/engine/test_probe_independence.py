@@ -53,7 +53,7 @@ def test_the_order_of_probes_does_not_matter(tables: Tables) -> None:
         for row in rng.permutation(len(questions)).tolist():
             assert answer(questions[row]) == first[row], questions[row]
     assert np.array_equal(tables.memory.buffer, before)
-    with open_engine(tables.memory) as another:
+    with open_engine("unicorn", tables.memory) as another:
         for (va, access, cpl), seen in zip(questions, first, strict=True):
             assert another.probe(states[cpl], va, access) == seen
 
@@ -83,7 +83,7 @@ _ENGINES: dict[str, UnicornEngine] = {}
 def case_engine() -> UnicornEngine:
     """One engine for all cases; their memory is written into it and taken out again."""
     if not _ENGINES:
-        _ENGINES["one"] = open_engine(CASES[0].build())
+        _ENGINES["one"] = UnicornEngine(CASES[0].build())
     return _ENGINES["one"]
 
 

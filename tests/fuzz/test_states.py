@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from harness.cpu import CpuState
-from harness.engine.unicorn.core import unsupported_state
+from harness.engine.unicorn.capabilities import unsupported_state
 from harness.fuzz.dice import Dice
 from harness.fuzz.states import random_state
 from harness.fuzz.steer import DEFAULTS

@@ -205,7 +205,7 @@ def test_a_rule_taken_out_of_the_walker_is_found(monkeypatch: pytest.MonkeyPatch
         assert len(case.memory) <= case.cpu.levels + 1
         assert any(word >> 63 for word in case.memory.values())
         memory = case.build()
-        with open_engine(memory) as engine:
+        with open_engine("unicorn", memory) as engine:
             seen = engine.probe(case.cpu, case.va, case.access)
         assert seen.outcome is walk(memory, case.cpu, case.va, case.access).outcome, "with NX"
 
@@ -227,15 +227,15 @@ def test_thousands_of_cases_with_one_cause_are_one_finding(
 def test_an_engine_of_one_s_own_is_asked() -> None:
     shard = only("plain", 160)
 
-    found = FuzzWork(seed=8, engine="harness.engine:open_engine").run(shard)
+    found = FuzzWork(seed=8, engine="harness.engine.unicorn:UnicornEngine").run(shard)
 
     own, ours = found.to_json(), FuzzWork(seed=8).run(shard).to_json()
     specs = {finding.pop("engine")["spec"] for finding in own["findings"]}
-    assert specs == {"harness.engine:open_engine"}
+    assert specs == {"harness.engine.unicorn:UnicornEngine"}
     assert {finding.pop("engine")["spec"] for finding in ours["findings"]} == {"unicorn"}
     assert own == ours
     with pytest.raises(InputError, match="the engine must be one of"):
-        FuzzWork(seed=8, engine="bochs").run(shard)
+        FuzzWork(seed=8, engine="abacus").run(shard)
 
 
 def test_the_memory_is_as_it_was() -> None:

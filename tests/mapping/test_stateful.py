@@ -293,7 +293,7 @@ class AllTricks(RuleBasedStateMachine):
         """Hold what walk says of every page against an engine's probes."""
         pages = {int(page.start_address) for page in self.mapped}
         vas = np.array(sorted(pages | self.touched), np.uint64)
-        with open_engine(lab.memory) as engine:
+        with open_engine("unicorn", lab.memory) as engine:
             for kind in AccessKind:
                 if engine.unsupported(lab.space.cpu, kind) is not None or not len(vas):
                     continue

@@ -11,8 +11,6 @@ from harness.check.findings.tally import Tally
 from harness.check.matrix.blocks import RAM, BlockBench
 from harness.check.matrix.work import MatrixWork
 from harness.cpu import CpuState
-from harness.engine.loading import opener
-from harness.engine.singly import probe_entries_singly
 from harness.fuzz.work import FuzzWork
 from harness.memory import PhysicalMemory
 from harness.outcome import Access, Outcome
@@ -110,7 +108,7 @@ def test_many_versions_are_answered_as_one_by_one(name: str, kind: str) -> None:
         many = engine.probe_entries(*args, landing_words=())
         for pa, column in zip(block.at, block.entries, strict=True):
             memory.write_u64(pa, int(column[0]))
-        one = probe_entries_singly(engine, *args)
+        one = engine.probe_entries_singly(*args)
         assert many.outcome.tolist() == one.outcome.tolist()
         faults = one.outcome == Outcome.PAGE_FAULT.code
         assert many.error_code[faults].tolist() == one.error_code[faults].tolist()
@@ -121,7 +119,7 @@ def test_many_versions_are_answered_as_one_by_one(name: str, kind: str) -> None:
 
 
 def test_a_bench_can_judge_it() -> None:
-    with BlockBench(opener(name_of("PRESENT_2"))) as bench:
+    with BlockBench(name_of("PRESENT_2")) as bench:
         assert isinstance(bench.engine, PlantedEngine)
         assert bench.engine.flaw is not None
         assert bench.engine.flaw.name == "PRESENT_2"

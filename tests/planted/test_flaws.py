@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from harness.engine.loading import opener
+from harness.engine import open_engine
 from harness.errors import InputError
 from harness.memory import PhysicalMemory
 from harness.planted.engines import name_of
@@ -59,15 +59,16 @@ def test_names_say_the_level_and_are_those_of_engines() -> None:
         assert flaw.name == name
         assert flaw.level is None or name.endswith(f"_{flaw.level}")
         assert flaw.sentence
-        opener(name_of(name))
-    engine = opener(name_of("PRESENT_2"))(memory)
+        open_engine(name_of(name), memory).close()
+    engine = open_engine(name_of("PRESENT_2"), memory)
     assert (engine.name, engine.version) == ("unicorn", "2.1.4")
     engine.close()
 
 
 def test_another_name_is_no_engine() -> None:
+    memory = PhysicalMemory(0x20_0000)
     with pytest.raises(InputError, match="must be there to be opened"):
-        opener(name_of("PRESENT_6"))
+        open_engine(name_of("PRESENT_6"), memory)
 
 
 def test_what_cannot_be_planted_says_why() -> None:

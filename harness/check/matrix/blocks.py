@@ -3,7 +3,7 @@
 A :class:`Block` is one CPU state, one access of one virtual address, and columns of entries: case i
 walks ``entries[0, i]``, ``entries[1, i]``, ... from the root down. All cases share the same tables
 and the same frames, so that an engine can ask them in a loop that edits entries and invalidates
-(:meth:`Engine.probe_entries <harness.engine.protocol.Engine>`), about a million a second.
+(:meth:`Engine.probe_entries <harness.engine.base.Engine>`), about a million a second.
 
 The walker is asked the same in one call of :func:`~harness.walker.bulk`: a :class:`Ledger` lays
 each case out as an address space of its own. :class:`BlockBench` does both and compares every

@@ -23,8 +23,8 @@ from unicorn import (
 from harness.asm import assemble
 from harness.cpu import CpuState
 from harness.engine.unicorn import hooks
+from harness.engine.unicorn.capabilities import PHYSICAL_BITS
 from harness.engine.unicorn.core import (
-    PHYSICAL_BITS,
     SCRATCH_SIZE,
     Core,
     Layout,

@@ -18,6 +18,7 @@ from unicorn import x86_const as x86
 
 from harness.cpu import CpuState
 from harness.engine.unicorn.calibrate import Offsets, calibrate
+from harness.engine.unicorn.capabilities import PHYSICAL_BITS
 from harness.engine.unicorn.library import FLUSH_TLB, LIB
 from harness.errors import EngineError
 from harness.memory import PhysicalMemory
@@ -28,45 +29,10 @@ __all__ = [
     "SCRATCH_SIZE",
     "Scratch",
     "slot_base",
-    "unsupported_control",
-    "unsupported_state",
 ]
-
-PHYSICAL_BITS = 40
-"""unicorn 2.1.4: MAXPHYADDR is 40 on every CPU model (facts.md 8)."""
 
 SCRATCH_SIZE = 0x20_0000
 _EFER = 0xC000_0080
-_CR4_PCIDE, _CR4_PKE, _CR4_CET, _CR4_PKS, _CR4_LAM = 1 << 17, 1 << 22, 1 << 23, 1 << 24, 1 << 28
-_NOT_IMPLEMENTED = (
-    (_CR4_PCIDE, "PCID"),
-    (_CR4_PKS, "PKS"),
-    (_CR4_CET, "CET"),
-    (_CR4_LAM, "LAM"),
-)
-_TF = 1 << 8
-
-
-def unsupported_control(cpu: CpuState) -> str | None:
-    """Say which of a CPU's features this engine does not have, or None when it has them all."""
-    for bit, name in _NOT_IMPLEMENTED:
-        if cpu.cr4 & bit:
-            return f"Unicorn does not implement {name} (CR4 = {cpu.cr4:#x})"
-    if cpu.maxphyaddr != PHYSICAL_BITS:
-        return f"Unicorn's MAXPHYADDR is {PHYSICAL_BITS}, not {cpu.maxphyaddr}"
-    if not cpu.features.pdpe1gb:
-        return "Unicorn always has 1 GiB pages; a CPU without them cannot be run"
-    return None
-
-
-def unsupported_state(cpu: CpuState) -> str | None:
-    """Say why this engine cannot probe in a CPU state, or None when it can."""
-    reason = unsupported_control(cpu)
-    if reason is not None:
-        return reason
-    if cpu.rflags & _TF:
-        return "a probe cannot run with RFLAGS.TF set"
-    return None
 
 
 def slot_base(slot: int, cpu: CpuState) -> int:

@@ -9,19 +9,21 @@ from numpy.typing import ArrayLike, NDArray
 
 from harness.address import VirtAddr, is_canonical
 from harness.cpu import CpuState
+from harness.engine.base import Engine
+from harness.engine.capabilities import Capabilities
 from harness.engine.run import Budget, Exit, Start
-from harness.engine.singly import probe_entries_singly
 from harness.engine.steps import Step, StepResult
 from harness.engine.unicorn.batch import Batcher
 from harness.engine.unicorn.calibrate import calibrate
-from harness.engine.unicorn.core import Layout, Scratch, unsupported_state
+from harness.engine.unicorn.capabilities import CAPABILITIES, unsupported_state
+from harness.engine.unicorn.core import Layout, Scratch
 from harness.engine.unicorn.entries import ROWS, EntryLoop
 from harness.engine.unicorn.hooks import BATCH
 from harness.engine.unicorn.library import VERSION
 from harness.engine.unicorn.play import Player
 from harness.engine.unicorn.probe import Prober
 from harness.engine.unicorn.run import Runner
-from harness.engine.unicorn.snippets import WIDEST_AT_ONCE, unsupported_access
+from harness.engine.unicorn.snippets import WIDEST_AT_ONCE
 from harness.memory import PhysicalMemory
 from harness.outcome import (
     UNKNOWN_PA,
@@ -40,7 +42,7 @@ _MASK = (1 << 64) - 1
 _COLUMNS = ("outcome", "error_code", "cr2", "pa", "value")
 
 
-class UnicornEngine:
+class UnicornEngine(Engine):
     """Unicorn over one physical memory.
 
     :param memory: the guest's RAM; Unicorn maps this very buffer.
@@ -54,6 +56,7 @@ class UnicornEngine:
     def __init__(self, memory: PhysicalMemory) -> None:
         calibrate()
         self.memory = memory
+        self._closed = False
         self._layout = Layout.beside(memory)
         self._scratch = Scratch(self._layout)
         self._prober = Prober(memory, self._layout, self._scratch)
@@ -64,6 +67,9 @@ class UnicornEngine:
 
     def close(self) -> None:
         """Give back what Unicorn holds; the engine cannot be used any more."""
+        if self._closed:
+            return
+        self._closed = True
         self._prober.close()
         for batcher in self._batchers.values():
             batcher.close()
@@ -74,15 +80,16 @@ class UnicornEngine:
         if self._player is not None:
             self._player.close()
 
-    def __enter__(self) -> UnicornEngine:
-        return self
+    title = "Unicorn"
 
-    def __exit__(self, *_: object) -> None:
-        self.close()
+    @property
+    def capabilities(self) -> Capabilities:
+        """Tell what Unicorn can be asked."""
+        return CAPABILITIES
 
-    def unsupported(self, cpu: CpuState, access: AccessLike = "read") -> str | None:
-        """Say why this engine cannot run an access in a CPU state, or None when it can."""
-        return unsupported_state(cpu) or unsupported_access(Access.of(access))
+    def refuses(self, cpu: CpuState, steps: Sequence[Step] = ()) -> str | None:
+        """Say why steps cannot be played in a CPU state, or None when they can."""
+        return unsupported_state(cpu) or CAPABILITIES.refuses(self.title, cpu, steps)
 
     def probe(self, cpu: CpuState, va: int | VirtAddr, access: AccessLike = "read") -> Observation:
         """Make one access from pristine state, and put back whatever it changed.
@@ -124,7 +131,7 @@ class UnicornEngine:
         ):
             single = self._batches(cpu, addresses, access, out)
         for row in single.tolist():
-            _set_row(out, row, self._prober.probe(cpu, int(addresses[row]), access))
+            out.set_row(row, self._prober.probe(cpu, int(addresses[row]), access))
         return out
 
     def probe_entries(
@@ -180,8 +187,7 @@ class UnicornEngine:
                 supervisor_reads_first=supervisor_reads_first,
             )
         if len(left):
-            some = probe_entries_singly(
-                self,
+            some = self.probe_entries_singly(
                 cpu,
                 va,
                 access,
@@ -294,14 +300,3 @@ def _needs_slot(vas: NDArray[np.uint64], slot: int, levels: int, size: int) -> N
 def _rows(out: Observations, rows: slice) -> Observations:
     """Give some rows as columns of their own, which are views."""
     return Observations(*(getattr(out, column)[rows] for column in _COLUMNS))
-
-
-def _set_row(out: Observations, row: int, seen: Observation) -> None:
-    out.outcome[row] = seen.outcome.code
-    out.error_code[row] = seen.error_code or 0
-    out.cr2[row] = seen.cr2 or 0
-    if seen.pa is not None:
-        out.pa[row] = seen.pa
-    out.value[row] = seen.value or 0
-    if seen.reason is not None:
-        out.reason = seen.reason

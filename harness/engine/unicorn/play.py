@@ -39,13 +39,13 @@ from harness.engine.steps import (
     StepResult,
     WriteStep,
 )
+from harness.engine.unicorn.capabilities import unsupported_state
 from harness.engine.unicorn.core import (
     SCRATCH_SIZE,
     Core,
     Layout,
     Scratch,
     slot_base,
-    unsupported_state,
 )
 from harness.engine.unicorn.deliver import Pending, deliver
 from harness.engine.unicorn.library import FLUSH_TLB, LIB

@@ -24,14 +24,14 @@ from unicorn import x86_const as x86
 
 from harness.asm import assemble
 from harness.cpu import CR0, CR4, CpuState
-from harness.engine.unicorn.core import Core, Layout, Scratch, slot_base, unsupported_state
+from harness.engine.unicorn.capabilities import unsupported_access, unsupported_state
+from harness.engine.unicorn.core import Core, Layout, Scratch, slot_base
 from harness.engine.unicorn.library import FLUSH_TLB, LIB
 from harness.engine.unicorn.overwritten import Overwritten
 from harness.engine.unicorn.snippets import (
     SNIPPETS,
     WIDEST_AT_ONCE,
     key_of,
-    unsupported_access,
 )
 from harness.errors import EngineError
 from harness.memory import PhysicalMemory

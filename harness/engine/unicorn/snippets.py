@@ -2,21 +2,17 @@
 
 QEMU 5.0.1's TCG, which Unicorn 2.1.4 is made of, has no AVX (``vmovups`` ends the run as an invalid
 instruction), and ``fldenv`` reads 6 of its 28 bytes. What is left beyond 8 bytes are far pointers,
-the x87's ten-byte numbers and environment, and SSE; what no instruction does is refused with the
-reason. Nothing here fails::
-
-    >>> unsupported_access(Access(AccessKind.READ, 16))
-    >>> unsupported_access(Access(AccessKind.READ, 32))
-    'a probe reads 1, 2, 4, 6, 8, 10 or 16 bytes, not 32'
+the x87's ten-byte numbers and environment, and SSE; what no instruction does is refused
+(:mod:`.capabilities`).
 """
 
 from __future__ import annotations
 
 from typing import Final
 
-from harness.outcome import Access, AccessKind
+from harness.outcome import Access
 
-__all__ = ["SNIPPETS", "WIDEST_AT_ONCE", "key_of", "unsupported_access"]
+__all__ = ["SNIPPETS", "WIDEST_AT_ONCE", "key_of"]
 
 Key = tuple[str, int, bool, bool]
 """Kind, size, implicit, stack."""
@@ -59,16 +55,3 @@ SNIPPETS["read", 8, True, False] = "verr ax"
 def key_of(access: Access) -> Key:
     """Return what an access is looked up by."""
     return access.kind.value, access.size, access.implicit, access.stack
-
-
-def unsupported_access(access: Access) -> str | None:
-    """Say why no probe makes such an access, or None when one does."""
-    if access.is_fetch:
-        return None if access.size == 1 else "a fetch probe is one byte wide"
-    if key_of(access) in SNIPPETS:
-        return None
-    if access.implicit:
-        return "an implicit access is probed as a descriptor read: kind read, size 8"
-    sizes = _WRITES if access.kind is AccessKind.WRITE else _READS
-    *most, last = (str(size) for size in sizes)
-    return f"a probe {access.kind}s {', '.join(most)} or {last} bytes, not {access.size}"

@@ -12,7 +12,8 @@ from unicorn import x86_const as x86
 
 from harness.cpu import CpuFeatures, CpuState
 from harness.engine.run import Start
-from harness.engine.unicorn.core import Core, unsupported_control
+from harness.engine.unicorn.capabilities import unsupported_control
+from harness.engine.unicorn.core import Core
 from harness.errors import CpuStateError
 
 __all__ = ["EFER", "Judge", "Refused"]

@@ -13,7 +13,7 @@ from dataclasses import KW_ONLY, dataclass
 from typing import Final, TypeAlias
 
 from harness.cpu import CpuState
-from harness.engine.protocol import Engine
+from harness.engine.base import Engine
 from harness.engine.steps import Step, StepResult
 from harness.outcome import Access
 from harness.planted.query import Answer, Edit, Query

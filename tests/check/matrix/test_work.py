@@ -191,7 +191,7 @@ def test_goes_by_pickle_and_says_what_it_depends_on() -> None:
         MatrixWork("classic", levels=(5,), sample=8),
         MatrixWork("classic", levels=(5,), sample=7, first=1),
         MatrixWork("classic", levels=(5,), sample=7, count=10),
-        MatrixWork("classic", levels=(5,), sample=7, engine="harness.engine:open_engine"),
+        MatrixWork("classic", levels=(5,), sample=7, engine="harness.engine.unicorn:UnicornEngine"),
     ]
     identities = [repr(each.identity()) for each in (work, *others)]
     assert len(set(identities)) == len(identities)

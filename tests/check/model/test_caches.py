@@ -235,7 +235,7 @@ def tell(last: Callable[[Observation], Observation]) -> Any:
 def judged(words: dict[int, int], steps: list[Step], flaw: Any = None, **cpu: int) -> Any:
     scenario = Question(CPU.replace(**cpu), 0x1_0000, WORDS | words, steps)
     memory = PhysicalMemory(0x1_0000)
-    engine: Engine = open_engine(memory) if flaw is None else Flawed(memory, flaw)
+    engine: Engine = open_engine("unicorn", memory) if flaw is None else Flawed(memory, flaw)
     try:
         return Bench.over(engine).ask(scenario).engines[0]
     finally:
@@ -362,7 +362,7 @@ def test_what_is_read_and_stored_is_looked_at() -> None:
 def test_random_sequences_agree_with_unicorn() -> None:
     memory = PhysicalMemory(sequences.RAM)
     permitted = 0
-    with open_engine(memory) as engine:
+    with open_engine("unicorn", memory) as engine:
         for number in range(1500):
             answer = Bench.over(engine).ask(sequences.generate(3, number)).engines[0]
             assert answer.judgement in PERMITTED, (number, answer.sentence)

@@ -83,7 +83,7 @@ def deliver(
     step = DeliverStep(idt=(IDT, 0xFFF), gdt=(GDT, 0x27), tss=(TSS, 0x67), **given)
     scenario = Question(cpu, 0x1_0000, MEMORY | memory, [step])
     ram = PhysicalMemory(0x1_0000)
-    engine: Engine = open_engine(ram) if flaw is None else Flawed(ram, flaw)
+    engine: Engine = open_engine("unicorn", ram) if flaw is None else Flawed(ram, flaw)
     try:
         return Bench.over(engine).ask(scenario).engines[0]
     finally:
@@ -253,7 +253,7 @@ def test_a_flaw_is_found(
 def test_random_deliveries_agree_with_unicorn() -> None:
     memory = PhysicalMemory(deliveries.RAM)
     second = doubles = shutdowns = 0
-    with open_engine(memory) as engine:
+    with open_engine("unicorn", memory) as engine:
         for number in range(800):
             answer = Bench.over(engine).ask(deliveries.generate(3, number)).engines[0]
             assert answer.judgement in PERMITTED, (number, answer.sentence)

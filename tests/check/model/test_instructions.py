@@ -52,7 +52,7 @@ def run(
     step = ExecuteStep(instruction, registers)
     scenario = Question(cpu, 0x1_0000, TABLES | LEAVES | DATA, [step])
     memory = PhysicalMemory(0x1_0000)
-    engine: Engine = open_engine(memory) if change is None else Flawed(memory, change)
+    engine: Engine = open_engine("unicorn", memory) if change is None else Flawed(memory, change)
     try:
         return Bench.over(engine).ask(scenario).engines[0]
     finally:
@@ -185,7 +185,7 @@ def test_what_has_no_model_is_not_judged() -> None:
         TABLES | {0x4020: 0x4007},
         [ExecuteStep("inc qword ptr [rdi]", {"rdi": 0x4020})],
     )
-    with open_engine(PhysicalMemory(0x1_0000)) as engine:
+    with open_engine("unicorn", PhysicalMemory(0x1_0000)) as engine:
         assert (
             "stores over an entry that it used" in Bench.over(engine).ask(over).engines[0].sentence
         )
@@ -279,7 +279,7 @@ def test_a_flaw_is_found(
 def test_random_instructions_agree_with_unicorn() -> None:
     memory = PhysicalMemory(instructions.RAM)
     faults = half_way = 0
-    with open_engine(memory) as engine:
+    with open_engine("unicorn", memory) as engine:
         for number in range(1500):
             answer = Bench.over(engine).ask(instructions.generate(3, number)).engines[0]
             assert answer.judgement in PERMITTED, (number, answer.sentence)

@@ -90,7 +90,7 @@ def test_another_outcome_is_not_covered(known: KnownAccess) -> None:
 def test_what_an_engine_cannot_run_is_neither() -> None:
     memory = PhysicalMemory(0x10000)
     prediction = walk(memory, KNOWN[0].question.cpu, 0)
-    with open_engine(memory) as engine:
+    with open_engine("unicorn", memory) as engine:
         unsupported = Observation(Outcome.UNSUPPORTED, reason="because")
         verdict = verdict_of_access(engine, memory, prediction, unsupported)
 

@@ -49,7 +49,7 @@ DIRTY = {
 
 @pytest.fixture(scope="module")
 def engine() -> Iterator[Engine]:
-    with open_engine(PhysicalMemory(RAM), "unicorn") as engine:
+    with open_engine("unicorn", PhysicalMemory(RAM)) as engine:
         yield engine
 
 

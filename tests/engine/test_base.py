@@ -9,7 +9,6 @@ import pytest
 
 from harness.cpu import CpuState
 from harness.engine import Engine, open_engine
-from harness.engine.singly import probe_entries_singly
 from harness.memory import PhysicalMemory
 from harness.outcome import Access, AccessKind, Outcome
 
@@ -21,7 +20,7 @@ def engine() -> Iterator[Engine]:
     memory = PhysicalMemory(0x20_0000)
     for at, word in ((0x1000, 0x2027), (0x2000, 0x3027), (0x3000, 0x4027), (0x4000, 0x77)):
         memory.write_u64(at, word)
-    engine = open_engine(memory)
+    engine = open_engine("unicorn", memory)
     yield engine
     engine.close()
 
@@ -29,7 +28,7 @@ def engine() -> Iterator[Engine]:
 def test_tells_what_each_version_did(engine: Engine) -> None:
     versions = np.array([[0x5007, 0x5006, 0x5005]], np.uint64)
 
-    seen = probe_entries_singly(engine, CpuState(cr3=0x1000), 8, WRITE, (0x4000,), versions)
+    seen = engine.probe_entries_singly(CpuState(cr3=0x1000), 8, WRITE, (0x4000,), versions)
 
     assert seen.outcome.tolist() == [
         Outcome.MAPPED.code,
@@ -48,9 +47,9 @@ def test_twice_keeps_what_the_supervisor_read_left(engine: Engine) -> None:
     versions = np.array([[0x5003]], np.uint64)
     cpu = CpuState(cr3=0x1000, cpl=3)
 
-    once = probe_entries_singly(engine, cpu, 8, WRITE, (0x4000,), versions)
-    warmed = probe_entries_singly(
-        engine, cpu, 8, WRITE, (0x4000,), versions, supervisor_reads_first=True
+    once = engine.probe_entries_singly(cpu, 8, WRITE, (0x4000,), versions)
+    warmed = engine.probe_entries_singly(
+        cpu, 8, WRITE, (0x4000,), versions, supervisor_reads_first=True
     )
 
     assert (once.error_code[0], warmed.error_code[0]) == (0x7, 0x7)
@@ -60,7 +59,7 @@ def test_twice_keeps_what_the_supervisor_read_left(engine: Engine) -> None:
 def test_says_why_it_is_unsupported(engine: Engine) -> None:
     cpu = CpuState(cr3=0x1000, cr4=0x2_0020)
 
-    seen = probe_entries_singly(engine, cpu, 8, READ, (0x4000,), np.zeros((1, 2), np.uint64))
+    seen = engine.probe_entries_singly(cpu, 8, READ, (0x4000,), np.zeros((1, 2), np.uint64))
 
     assert (seen.outcome == Outcome.UNSUPPORTED.code).all()
     assert seen.reason == "Unicorn does not implement PCID (CR4 = 0x20020)"
