@@ -21,9 +21,9 @@ from typing import Any
 
 from harness.address import format_address
 from harness.boot.loader import BootedState
+from harness.describe.runs import page_fault_report
 from harness.engine.run import PAGE_FAULT, Budget, Ending, Event, Exit, Start, vector_name
 from harness.machine import Machine
-from harness.show.run_report import page_fault_report
 
 __all__ = ["RunReport", "run_booted"]
 

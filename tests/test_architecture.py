@@ -20,12 +20,11 @@ ORDER = (
     ("walker", "asm", "frames"),
     ("snapshot", "mapping", "boot", "describe"),
     ("engine",),
-    ("machine", "kernel_header", "kernels"),
-    ("show",),
+    ("machine", "kernel_header", "kernels", "describe.runs"),
     ("check", "booted"),
     ("fuzz", "campaign"),
     ("planted",),
-    ("lecture",),
+    ("lecture", "show"),
     ("commands",),
     ("cli", "__main__", "__init__"),
 )
@@ -37,6 +36,9 @@ NEVER = (
     ("engine", "boot"),
     ("mapping", "boot"),
     ("boot", "engine"),
+    ("check", "show"),
+    ("describe", "check"),
+    ("lecture", "commands"),
 )
 
 
@@ -53,6 +55,67 @@ def _imports() -> list[tuple[str, str]]:
         for node in ast.walk(ast.parse(path.read_text()))
         if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("harness.")
     ]
+
+
+def _names(node: ast.ImportFrom) -> list[str]:
+    """Return the modules that an import loads: of a package, those of its parts that it names."""
+    module = str(node.module).removeprefix("harness").removeprefix(".")
+    found = []
+    for alias in node.names:
+        part = f"{module}.{alias.name}" if module else alias.name
+        path = PACKAGE.joinpath(*part.split("."))
+        found.append(part if path.with_suffix(".py").exists() or path.is_dir() else module)
+    return found
+
+
+def _graph() -> dict[str, set[str]]:
+    """Return which module loads which, imports in functions too, those for type checkers not."""
+    graph: dict[str, set[str]] = {}
+    for path in sorted(PACKAGE.rglob("*.py")):
+        if "data" in path.relative_to(PACKAGE).parts:
+            continue
+        tree = ast.parse(path.read_text())
+        for_types = {
+            id(inner)
+            for node in ast.walk(tree)
+            if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+            for inner in ast.walk(node)
+        }
+        graph[_module(path)] = {
+            name
+            for node in ast.walk(tree)
+            if isinstance(node, ast.ImportFrom) and id(node) not in for_types
+            if (node.module or "").partition(".")[0] == "harness"
+            for name in _names(node)
+        } - {_module(path)}
+    return graph
+
+
+def test_no_import_goes_in_a_circle() -> None:
+    graph = _graph()
+    assert sum(map(len, graph.values())) > 900
+    state: dict[str, int] = {}
+
+    def visit(module: str, above: tuple[str, ...]) -> None:
+        state[module] = 1
+        for name in sorted(graph.get(module, ())):
+            assert state.get(name) != 1, " → ".join((*above, module, name))
+            if name not in state:
+                visit(name, (*above, module))
+        state[module] = 2
+
+    for module in graph:
+        if module not in state:
+            visit(module, ())
+
+
+def test_no_file_is_too_long_to_be_read_in_one_sitting() -> None:
+    long = {
+        str(path.relative_to(PACKAGE)): lines
+        for path in PACKAGE.rglob("*.py")
+        if (lines := len(path.read_text().splitlines())) > 500
+    }
+    assert long == {}
 
 
 def _rank(module: str) -> int:

@@ -196,7 +196,8 @@ def test_probe_asks_nothing_of_a_file_with_a_bad_line(tmp_path: Path) -> None:
 
     judge(result, shows=True)
     assert result.stderr == (
-        f"Error: {path}:3: a key of a question must be one of access, cpu, ram, memory, not 'cpus'\n"
+        f"Error: {path}:3: a key of a question must be one of access, cpu, ram, memory, "
+        "not 'cpus'\n"
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import doctest
 import importlib
+import importlib.metadata
 import subprocess
 import sys
 
@@ -11,54 +12,18 @@ import pytest
 
 import harness
 
-MODULES = (
-    *(
-        "address",
-        "asm",
-        "boot",
-        "campaign",
-        "check.case",
-        "check.judge.compare",
-        "check.findings.database",
-    ),
-    *(
-        "check.findings.finding",
-        "check.matrix.work",
-        "check.findings.reproducer",
-        "check.scenario",
-        "check.findings.tally",
-    ),
-    *("check.work", "cpu", "engine", "engine.run", "engine.steps", "entry", "errors", "frames"),
-    *("fuzz.work", "kernels", "machine", "mapping", "memory", "outcome", "resources", "sizes"),
-    *("snapshot", "walker"),
-)
-# A word that only its own module makes clear.
-KEPT = {
-    ("boot", "load"),
-    ("boot", "read_kernel"),
-    ("campaign", "run"),
-    ("check.findings.database", "DEFAULT_PATH"),
-    ("check.findings.reproducer", "file_stem"),
-    ("check.scenario", "ask"),
-    ("check.scenario", "states"),
-    ("check.scenario", "step_to_json"),
-    ("check.findings.tally", "cell"),
-    ("engine.steps", "CONTROLS"),
-    ("engine.steps", "Step"),
-    ("engine.steps", "WRITTEN"),
-    ("fuzz.work", "LONGEST"),
-    ("walker", "CACHING"),
-    ("walker", "RULE_INDEX"),
-}
+
+def test_the_names_of_the_first_hour_are_few_and_are_those_of_their_packages() -> None:
+    assert 30 <= len(harness.__all__) <= 40
+    assert sorted({*harness._MODULE_OF, "__version__"}) == harness.__all__
+    for name, module in harness._MODULE_OF.items():
+        home = importlib.import_module(module)
+        assert name in home.__all__, name
+        assert getattr(harness, name) is getattr(home, name), name
 
 
-@pytest.mark.parametrize("module", MODULES)
-def test_everything_public_is_at_the_root(module: str) -> None:
-    home = importlib.import_module(f"harness.{module}")
-    for name in home.__all__:
-        if (module, name) not in KEPT:
-            assert name in harness.__all__, name
-            assert getattr(harness, name) is getattr(home, name), name
+def test_the_version_is_the_distribution_s() -> None:
+    assert harness.__version__ == importlib.metadata.version("harness")
 
 
 def test_the_list_is_sorted_and_has_no_doubles() -> None:

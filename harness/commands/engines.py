@@ -1,4 +1,4 @@
-"""``harness engines``: which CPUs there are, what they can be asked, whether they do their duties."""
+"""``harness engines``: which CPUs there are, what they can do, and whether they do their duties."""
 
 from __future__ import annotations
 

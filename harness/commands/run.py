@@ -79,9 +79,9 @@ def run_kernel(path: Path, seconds: float, instructions: int | None, engine: str
 
     :raises InputError: when it cannot be read, assembled or set up.
     """
+    from harness.describe.runs import run_fault_report
     from harness.engine.run import Budget
     from harness.kernels import read_kernel
-    from harness.show.run_report import run_fault_report
 
     budget = Budget(seconds=seconds, instructions=instructions)
     result = read_kernel(path).run(budget=budget, engine=engine)

@@ -93,5 +93,5 @@ def print_proofs(spec: str, proofs: Sequence[Proof]) -> None:
 
 def _wrapped(out: Any, text: str, indent: str) -> None:
     first = text[: len(text) - len(text.lstrip())]
-    for line in wrap(text, out.width - 1, initial_indent=first, subsequent_indent=indent):
+    for line in wrap(text.lstrip(), out.width - 1, initial_indent=first, subsequent_indent=indent):
         out.print(Text(line), soft_wrap=True)

@@ -14,7 +14,8 @@ No module here imports an engine: prediction and observation meet in ``harness.c
 of this package they are the functions.
 """
 
-from harness.walker.bulk import BulkWalk, bulk
+from harness.walker.bulk import bulk
+from harness.walker.columns import BulkWalk
 from harness.walker.ranges import Leaf, Leaves, Range, RangeKind, leaves, ranges
 from harness.walker.rules import RULE_INDEX, RULE_TEXT, RULES
 from harness.walker.scalar import Walk, walk

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from harness.entry import ADDRESS_MASK
 from harness.memory import PhysicalMemory
 from harness.outcome import Outcome
-from harness.walker.bulk import BulkWalk, Plan
+from harness.walker.columns import BulkWalk, Plan
 from harness.walker.rules import RULE_INDEX
 
 __all__ = ["walk_pages"]

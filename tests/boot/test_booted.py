@@ -11,9 +11,9 @@ from click.testing import CliRunner
 from harness.boot import BootConfig, BootInfo, flat_kernel, load, read_kernel
 from harness.booted import RunReport, run_booted
 from harness.cli import cli
+from harness.describe.runs import page_fault_report
 from harness.engine.run import Event
 from harness.errors import EngineBroken
-from harness.show.run_report import page_fault_report
 
 HALT = b"\xf4"
 SPIN = b"\xeb\xfe"

@@ -19,7 +19,7 @@ from harness.check.sets import check_set
 from harness.resources import page_table_sets
 from harness.snapshot import load_set
 from harness.walker import BulkWalk, bulk, scalar, walk
-from harness.walker.bulk import Plan
+from harness.walker.columns import Plan
 
 SETS = page_table_sets()
 SMALL = next(path for path in SETS if path.name == "linux-max-pti")
@@ -153,7 +153,7 @@ def test_a_wrong_walker_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
         return None if rule == "SMAP" else rule
 
     monkeypatch.setattr(scalar, "denial", without_smap)
-    monkeypatch.setattr(sys.modules["harness.walker.bulk"], "denial", without_smap)
+    monkeypatch.setattr(sys.modules["harness.walker.columns"], "denial", without_smap)
     Plan.of.cache_clear()
 
     report = check_set(SMALL)
