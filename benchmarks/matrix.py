@@ -28,7 +28,8 @@ from unicorn import x86_const as x86
 
 from harness.asm import assemble
 from harness.campaign import run
-from harness.check.matrix.blocks import FRAME_4K, TABLES, VA4, BlockBench
+from harness.check.matrix.block import FRAME_4K, TABLES, VA4
+from harness.check.matrix.blocks import BlockBench
 from harness.check.matrix.spaces import Classic
 from harness.check.matrix.work import MatrixWork
 from harness.engine.unicorn import hooks

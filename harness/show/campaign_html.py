@@ -19,13 +19,12 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from harness.show.campaign import (
     JUDGEMENTS,
     CampaignReport,
-    Cell,
-    Coverage,
     duration,
     percent,
     printable,
     short_count,
 )
+from harness.show.coverage import Cell, Coverage
 
 if TYPE_CHECKING:
     from jinja2 import Template

@@ -24,7 +24,8 @@ from __future__ import annotations
 import io
 from typing import Any
 
-from harness.show.campaign import CampaignReport, Coverage, FindingReport, printable
+from harness.show.campaign import CampaignReport, FindingReport, printable
+from harness.show.coverage import Coverage
 
 __all__ = ["junit_xml"]
 

@@ -19,12 +19,12 @@ from typing import TYPE_CHECKING, Any, Final
 from harness.show.campaign import (
     JUDGEMENTS,
     CampaignReport,
-    Coverage,
     FindingReport,
     duration,
     percent,
     printable,
 )
+from harness.show.coverage import Coverage
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -27,14 +27,8 @@ from harness.describe.walks import (
     verdict_lines,
     walk_rows,
 )
-from harness.show.campaign import (
-    CampaignReport,
-    Coverage,
-    FindingReport,
-    Planted,
-    Registered,
-    outcome_rows,
-)
+from harness.show.campaign import CampaignReport, FindingReport, Planted, Registered, outcome_rows
+from harness.show.coverage import Coverage
 from harness.walker import RULE_TEXT, Walk
 
 if TYPE_CHECKING:

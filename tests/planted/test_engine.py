@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from harness.check.findings.tally import Tally
-from harness.check.matrix.blocks import RAM, BlockBench
+from harness.check.matrix.block import RAM
+from harness.check.matrix.blocks import BlockBench
 from harness.check.matrix.work import MatrixWork
 from harness.cpu import CpuState
 from harness.fuzz.work import FuzzWork

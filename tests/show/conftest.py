@@ -7,14 +7,8 @@ import dataclasses
 import pytest
 
 from harness.describe.walks import WalkRow
-from harness.show.campaign import (
-    CampaignReport,
-    Coverage,
-    FindingReport,
-    Planted,
-    Registered,
-    outcome_rows,
-)
+from harness.show.campaign import CampaignReport, FindingReport, Planted, Registered, outcome_rows
+from harness.show.coverage import Coverage
 
 HITS = {
     f"{rule}/{level}/{kind}/{ring}{levels}": 3 ** (level + levels)

@@ -9,7 +9,6 @@ import pytest
 
 from harness.show.campaign import (
     CampaignReport,
-    Coverage,
     Registered,
     duration,
     outcome_rows,
@@ -17,6 +16,7 @@ from harness.show.campaign import (
     printable,
     short_count,
 )
+from harness.show.coverage import Coverage
 
 
 def test_what_a_terminal_would_obey_is_spelled_out() -> None:

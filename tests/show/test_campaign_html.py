@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 from html.parser import HTMLParser
 
-from harness.show.campaign import CampaignReport, Coverage
+from harness.show.campaign import CampaignReport
 from harness.show.campaign_html import campaign_html, heat_map, share_bar
+from harness.show.coverage import Coverage
 
 VOID = {"meta", "br", "rect", "img", "link", "input", "hr"}
 

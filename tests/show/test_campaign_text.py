@@ -8,8 +8,9 @@ import io
 import pytest
 from rich.console import Console
 
-from harness.show.campaign import CampaignReport, Coverage
+from harness.show.campaign import CampaignReport
 from harness.show.campaign_text import coverage_rows, print_campaign
+from harness.show.coverage import Coverage
 
 
 def printed(report: CampaignReport, width: int = 100) -> str:

@@ -14,7 +14,8 @@ from collections.abc import Iterator
 from typing import cast
 
 from harness.check.cause.explanation import Explanation
-from harness.check.cause.variations import Change, changes
+from harness.check.cause.variation import Variation
+from harness.check.cause.variations import variations
 from harness.check.judge.compare import Difference, Field, compare
 from harness.check.judge.explain import Reason, amended, explain
 from harness.check.judge.open_points import OPEN_WAYS
@@ -66,7 +67,7 @@ class Reasons:
 
 
 def explains(
-    change: Change,
+    change: Variation,
     memory: Words,
     before: Walk,
     after: Walk,
@@ -94,7 +95,7 @@ def explains(
     return reasons.explains(change.memory(memory, before), after, seen)
 
 
-def _exactly(change: Change, after: Walk, seen: Observation) -> bool:
+def _exactly(change: Variation, after: Walk, seen: Observation) -> bool:
     if Field.CHANGED in seen.untold:
         return True
     if not after.completed:
@@ -103,7 +104,7 @@ def _exactly(change: Change, after: Walk, seen: Observation) -> bool:
     return change.moved(after, after.sets) == seen.changed
 
 
-def _answers(change: Change, before: Walk, after: Walk, seen: Observation) -> bool:
+def _answers(change: Variation, before: Walk, after: Walk, seen: Observation) -> bool:
     """Say whether a walk under a change answers what was seen, apart from A and D."""
     if after.outcome is not seen.outcome:
         return False
@@ -117,7 +118,7 @@ def _answers(change: Change, before: Walk, after: Walk, seen: Observation) -> bo
     return seen.pa is None or seen.pa == after.pa
 
 
-def explanations(change: Change, before: Walk, after: Walk) -> Iterator[Explanation]:
+def explanations(change: Variation, before: Walk, after: Walk) -> Iterator[Explanation]:
     """Put a change that explains into words."""
     rule = change.rule(before, after)
     sentence = f"the CPU acted as if {change.words}"
@@ -134,7 +135,7 @@ def of_another_entry(
     memory: Words, walk: Walk, seen: Observation, reasons: Reasons
 ) -> Iterator[Explanation]:
     """Explain bits by a walk that ends in the same way at another entry."""
-    for change in changes(walk):
+    for change in variations(walk):
         after = change.walk(memory, walk) if change.tier == 0 else None
         if after is not None and explains(change, memory, walk, after, seen, reasons):
             yield from explanations(change, walk, after)

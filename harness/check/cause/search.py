@@ -24,7 +24,8 @@ from harness.check.cause.effects import (
     of_segment,
 )
 from harness.check.cause.explanation import Cause, Explanation
-from harness.check.cause.variations import Change, changes
+from harness.check.cause.variation import Variation
+from harness.check.cause.variations import variations
 from harness.check.judge.compare import Agreement, Difference, Field, compare
 from harness.check.model.words import Words
 from harness.check.registered.model import EngineIdentity
@@ -68,8 +69,8 @@ def cause_of(
     code = list(of_code(walk, observation))
     if code and is_about_code_alone(walk, observation):
         return Cause.of(code)
-    listed = list(changes(walk))
-    tried: dict[int, list[tuple[Change, Walk]]] = {}
+    listed = list(variations(walk))
+    tried: dict[int, list[tuple[Variation, Walk]]] = {}
     bits_right = Field.CHANGED not in result.fields or reasons.explains(
         memory, walk, _as_coded(walk, observation)
     )

@@ -2,7 +2,7 @@
 
 An engine that breaks one rule behaves like a right one that was asked something else: with bit
 R/W of one entry set, with CR0.WP clear, with another key. :func:`changes` lists such changes for
-one walk, each small enough to be one flaw; :meth:`Change.walk` asks the walker under it. The
+one walk, each small enough to be one flaw; :meth:`Variation.walk` asks the walker under it. The
 walker's own code is never touched: a change edits what it reads, and what it is told of the CPU
 and of the access.
 
@@ -13,23 +13,34 @@ stays as it is at the others.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator
 from functools import reduce
 from operator import or_
-from typing import Final, cast
+from typing import Final
 
 from harness.address import entry_name, format_address
-from harness.check.model.words import Words
+from harness.check.cause.key_variations import of_keys
+from harness.check.cause.variation import (
+    Edit,
+    Variation,
+    bit_words,
+    clearing,
+    deciding,
+    entry_words,
+    setting,
+    spans,
+    steps_of,
+    with_registers,
+)
 from harness.cpu import CR0, CR4, EFER, RFLAGS, CpuState
 from harness.entry import ADDRESS_MASK, PageTableFlags
-from harness.errors import InputError, NoMemory
-from harness.memory import PhysicalMemory
 from harness.outcome import Access, AccessKind
-from harness.walker import Step, Walk, walk
+from harness.walker import Walk
 from harness.walker.scalar import reserved_bits
 
-__all__ = ["Change", "changes", "steps_of"]
+__all__ = [
+    "variations",
+]
 
 _P = int(PageTableFlags.PRESENT)
 _RW = int(PageTableFlags.WRITABLE)
@@ -37,123 +48,13 @@ _US = int(PageTableFlags.USER_ACCESSIBLE)
 _PS = int(PageTableFlags.HUGE_PAGE)
 _PAT_BIG = int(PageTableFlags.HUGE_PAGE_PAT)
 _XD = int(PageTableFlags.NO_EXECUTE)
-_KEY = 0xF << 59
 _RESERVED = 1 << 51
-_NAMES: Final = {_P: "P", _RW: "R/W", _US: "U/S", _PS: "PS", _XD: "XD"}
 # Rights: the bit that withholds it when it is so.
 _RIGHTS: Final = {"U/S": (_US, 0), "R/W": (_RW, 0), "XD": (_XD, _XD)}
 _RIGHT_OF: Final = {"USER_US": "U/S", "USER_RW": "R/W", "WP": "R/W", "NX": "XD"}
 
-Edit = Callable[[int], int]
 
-
-class _Edited:
-    """Memory in which the entries that one walk reads are changed, by their level."""
-
-    def __init__(self, words: Words, levels: int, edits: Mapping[int, Edit], root: Edit) -> None:
-        self.words = words
-        self.levels = self.level = levels
-        self.edits = edits
-        self.root = root
-
-    def read_u64(self, pa: int) -> int:
-        level = self.level
-        raw = self.words.read_u64(self.root(pa) if level == self.levels else pa)
-        edit = self.edits.get(level)
-        if edit is not None:
-            raw = edit(raw)
-        # After a leaf, the page above begins at the root again.
-        self.level = self.levels if level == 1 or raw & _PS else level - 1
-        return raw
-
-    def offset(self, pa: int) -> int:
-        return self.words.offset(pa)
-
-
-def _same(value: int) -> int:
-    return value
-
-
-@dataclass(frozen=True, slots=True)
-class Change:
-    """One thing that is otherwise.
-
-    :ivar rules: the rules that it may be about: the broken one is that which decided before, or
-        else that which decides now, or else the first.
-    :ivar how: a word for it, to name the cause with.
-    :ivar words: what is otherwise: "CR0.WP were 0".
-    :ivar level: when it is about one level.
-    :ivar also: rule, word, level of other causes that would show in the same way.
-    :ivar by_rules: it explains nothing unless one of ``rules`` decides now.
-    :ivar decides: the rules that must decide now, with ``by_rules``, where they are others.
-    :ivar tier: 0 for what is likely; those of a higher tier are tried when none of a lower one
-        predicts what was observed.
-    """
-
-    rules: tuple[str, ...]
-    how: str
-    words: str
-    level: int | None = None
-    also: tuple[tuple[str, str, int | None], ...] = ()
-    tier: int = 0
-    cpu: CpuState | None = None
-    access: Access | None = None
-    va: int | None = None
-    edits: Mapping[int, Edit] = field(default_factory=dict)
-    root: Edit = _same
-    by_rules: bool = False
-    decides: tuple[str, ...] = ()
-
-    def walk(self, words: Words, before: Walk) -> Walk | None:
-        """Ask the walker with this change; None when it cannot be asked so.
-
-        :param words: the memory.
-        :param before: the walk without the change.
-        """
-        cpu = self.cpu or before.cpu
-        try:
-            return walk(
-                cast(PhysicalMemory, self.memory(words, before)),
-                cpu,
-                before.va if self.va is None else self.va,
-                self.access or before.access,
-            )
-        except (InputError, NoMemory):
-            return None
-
-    def memory(self, words: Words, before: Walk) -> Words:
-        """Return the memory as one walk under this change reads it.
-
-        :param words: the memory.
-        :param before: the walk without the change.
-        """
-        return _Edited(words, (self.cpu or before.cpu).levels, self.edits, self.root)
-
-    def moved(self, after: Walk, bits: dict[int, int]) -> dict[int, int]:
-        """Return the bits of entries, at the addresses where this change has the entries.
-
-        :param after: the walk under the change.
-        :param bits: address of an entry → bits.
-        """
-        if self.root is _same or not after.steps:
-            return bits
-        top = after.steps[0].address
-        return {self.root(at) if at == top else at: word for at, word in bits.items()}
-
-    def rule(self, before: Walk, after: Walk) -> str:
-        """Name the rule that an engine breaks that acts so."""
-        for decided in (before.rule, after.rule):
-            if decided in self.rules:
-                return decided
-        return self.rules[0]
-
-
-def steps_of(walk: Walk) -> tuple[Step, ...]:
-    """List the entries of both pages, those of the lower one first."""
-    return walk.steps if walk.second is None else (*walk.steps, *walk.second.steps)
-
-
-def changes(walk: Walk) -> Iterator[Change]:
+def variations(walk: Walk) -> Iterator[Variation]:
     """List the changes that may explain another outcome of a walk, the likeliest first.
 
     :param walk: the prediction that did not come true.
@@ -162,7 +63,7 @@ def changes(walk: Walk) -> Iterator[Change]:
     yield from _stopped(walk)
     yield from _denied(walk)
     yield from _implicit(walk)
-    yield from _keys(walk)
+    yield from of_keys(walk)
     yield from _switches(walk)
     yield from _accesses(walk)
     yield from _reserved(walk)
@@ -171,68 +72,31 @@ def changes(walk: Walk) -> Iterator[Change]:
     yield from _roots(walk)
 
 
-def _set(mask: int) -> Edit:
-    return lambda raw: raw | mask
-
-
-def _clear(mask: int) -> Edit:
-    return lambda raw: raw & ~mask
-
-
-def _entry(walk: Walk, level: int) -> str:
-    """Name the entry of a level: the deciding page's when there are two."""
-    pages = (walk.second, walk) if walk.second is not None else (walk,)
-    for page in pages:
-        for step in page.steps if page is not None else ():
-            if step.level == level:
-                return f"the {entry_name(level)} at {format_address(step.address)}"
-    return f"the {entry_name(level)}"
-
-
-def _bit(walk: Walk, level: int, mask: int, value: int) -> str:
-    return f"bit {_NAMES[mask]} of {_entry(walk, level)} were {value}"
-
-
-def _spans(walk: Walk) -> bool:
-    return (walk.va & 0xFFF) + walk.access.size > 0x1000
-
-
-def _deciding(walk: Walk) -> Walk:
-    return walk.second if walk.second is not None and not walk.completed else walk
-
-
-def _changed(walk: Walk, **registers: object) -> CpuState | None:
-    try:
-        return walk.cpu.replace(**registers)
-    except InputError:
-        return None
-
-
-def _canonical(walk: Walk) -> Iterator[Change]:
+def _canonical(walk: Walk) -> Iterator[Variation]:
     bits = 9 * walk.cpu.levels + 12
     if walk.rule == "CANONICAL":
         low = walk.va & (1 << bits) - 1
         extended = low | (-1 << bits & (1 << 64) - 1 if low >> bits - 1 else 0)
         if extended != walk.va:
             words = f"bits 63:{bits} of the address were not looked at"
-            yield Change(("CANONICAL",), "ignored", words, va=extended)
+            yield Variation(("CANONICAL",), "ignored", words, va=extended)
         access = walk.access
         if not access.is_fetch:
             other = Access(access.kind, access.size, access.implicit, not access.stack)
             words = f"the access were {'' if other.stack else 'not '}made through SS"
-            yield Change(("CANONICAL",), "stack", words, access=other)
+            yield Variation(("CANONICAL",), "stack", words, access=other)
     for levels in (4, 5):
         if levels != walk.cpu.levels:
             cr4 = walk.cpu.cr4 ^ int(CR4.LA57)
-            cpu = _changed(walk, cr4=cr4)
+            cpu = with_registers(walk, cr4=cr4)
             if cpu is not None:
                 words = f"there were {levels} levels"
-                yield Change(("MODE",), f"{levels}-levels", words, cpu=cpu)
+                yield Variation(("MODE",), f"{levels}-levels", words, cpu=cpu)
 
 
-def _stopped(walk: Walk) -> Iterator[Change]:
+def _stopped(walk: Walk) -> Iterator[Variation]:
     """What ended the walk at an entry was not heeded."""
-    page = _deciding(walk)
+    page = deciding(walk)
     rule, level = page.rule, page.level
     if level is None or not page.steps:
         return
@@ -240,23 +104,23 @@ def _stopped(walk: Walk) -> Iterator[Change]:
     cpu = walk.cpu
     every = range(cpu.levels, 0, -1)
     if rule == "PRESENT":
-        yield Change(
+        yield Variation(
             (rule,),
             "ignored",
-            _bit(walk, level, _P, 1),
+            bit_words(walk, level, _P, 1),
             level,
             ((rule, "ignored", None),),
-            edits={level: _set(_P)},
+            edits={level: setting(_P)},
         )
         words = "bit P of every entry were 1"
-        yield Change((rule,), "ignored", words, edits=dict.fromkeys(every, _set(_P)))
+        yield Variation((rule,), "ignored", words, edits=dict.fromkeys(every, setting(_P)))
     if not rule.startswith("RSVD_"):
         return
     wrong = reserved_bits(cpu, level, bool(raw & _PS))[rule] & raw
     also = ((rule, "ignored", None),)
-    words = f"{_bits_named(wrong)} of {_entry(walk, level)} were not reserved"
+    words = f"{_bits_named(wrong)} of {entry_words(walk, level)} were not reserved"
     unchecked = {level: _without_reserved(cpu, level, rule)}
-    yield Change((rule,), "ignored", words, level, also, edits=unchecked)
+    yield Variation((rule,), "ignored", words, level, also, edits=unchecked)
     as_page: dict[str, object] = {}
     if rule == "RSVD_ADDR":
         as_page = {"features": cpu.features.replace(maxphyaddr=52)}
@@ -264,11 +128,11 @@ def _stopped(walk: Walk) -> Iterator[Change]:
         as_page = {"efer": cpu.efer | int(EFER.NXE)}
     elif rule == "RSVD_PS" and level == 3:
         as_page = {"features": cpu.features.replace(pdpe1gb=True)}
-    if as_page and (other := _changed(walk, **as_page)) is not None:
-        yield Change((rule,), "ignored", words, level, also, cpu=other)
-    edits = {k: _clear(_reserved_by(cpu, k, rule)) for k in every}
-    yield Change((rule,), "ignored", "no entry had reserved bits of this kind", edits=edits)
-    yield Change(
+    if as_page and (other := with_registers(walk, **as_page)) is not None:
+        yield Variation((rule,), "ignored", words, level, also, cpu=other)
+    edits = {k: clearing(_reserved_by(cpu, k, rule)) for k in every}
+    yield Variation((rule,), "ignored", "no entry had reserved bits of this kind", edits=edits)
+    yield Variation(
         ("ORDER",),
         "reserved-late",
         "reserved bits were looked at after all entries were found present",
@@ -296,16 +160,16 @@ def _bits_named(mask: int) -> str:
     return f"bit {bits[0]}" if len(bits) == 1 else f"bits {', '.join(bits)}"
 
 
-def _denied(walk: Walk) -> Iterator[Change]:
+def _denied(walk: Walk) -> Iterator[Variation]:
     """A right that some level withholds was not withheld."""
-    page = _deciding(walk)
+    page = deciding(walk)
     rule = page.rule
     right = _RIGHT_OF.get(rule)
     every = range(walk.cpu.levels, 0, -1)
     if right is not None:
         levels = [step.level for step in page.culprits]
         mask, withheld = _RIGHTS[right]
-        give = _clear(mask) if withheld else _set(mask)
+        give = clearing(mask) if withheld else setting(mask)
         value = 0 if withheld else 1
         whole = (rule, "ignored", None)
         leaf = page.steps[-1].level
@@ -318,23 +182,25 @@ def _denied(walk: Walk) -> Iterator[Change]:
                 also += (("COMBINE", f"{right}-leaf-only", None),)
             else:
                 also += (("COMBINE", f"{right}-leaf-ignored", None),)
-            words = _bit(walk, level, mask, value)
-            yield Change((rule,), "ignored", words, level, (*also, whole), edits={level: give})
+            words = bit_words(walk, level, mask, value)
+            yield Variation((rule,), "ignored", words, level, (*also, whole), edits={level: give})
         else:
             also = (whole,)
             if leaf not in levels:
                 also = (("COMBINE", f"{right}-leaf-only", None), whole)
             entries = ", ".join(entry_name(level) for level in levels)
             words = f"bit {right} of the {entries} were {value}"
-            yield Change((rule,), "ignored", words, None, also, edits=dict.fromkeys(levels, give))
-        if _spans(walk):
+            yield Variation(
+                (rule,), "ignored", words, None, also, edits=dict.fromkeys(levels, give)
+            )
+        if spans(walk):
             words = f"bit {right} of every entry were {value}"
-            yield Change((rule,), "ignored", words, edits=dict.fromkeys(every, give))
+            yield Variation((rule,), "ignored", words, edits=dict.fromkeys(every, give))
     if rule == "USER_US":
         cpu = walk.cpu.replace(cpl=0, cr0=walk.cpu.cr0 | int(CR0.WP))
         words = "the page were a user page"
         if not walk.access.implicit:
-            yield Change((rule,), "ignored", words, cpu=cpu)
+            yield Variation((rule,), "ignored", words, cpu=cpu)
     # A supervisor's page taken for a user's: SMEP, SMAP and the keys then look at it.
     withheld_at = {step.level for step in steps_of(walk) if not step.raw & _US}
     missing = sorted(withheld_at, reverse=True)
@@ -343,85 +209,18 @@ def _denied(walk: Walk) -> Iterator[Change]:
         also = (("COMBINE", "U/S-ignored", missing[0]),) if len(missing) == 1 else ()
         if page.steps and page.steps[-1].raw & _US:
             also += (("COMBINE", "U/S-leaf-only", None),)
-        taken.append((dict.fromkeys(every, _set(_US)), also))
+        taken.append((dict.fromkeys(every, setting(_US)), also))
     if len(missing) > 1 and walk.second is not None:  # of one page it may be the only one
-        taken += [({level: _set(_US)}, (("COMBINE", "U/S-ignored", level),)) for level in missing]
-    keyless = _changed(walk, cr4=walk.cpu.cr4 & ~int(CR4.PKE | CR4.PKS))
+        taken += [
+            ({level: setting(_US)}, (("COMBINE", "U/S-ignored", level),)) for level in missing
+        ]
+    keyless = with_registers(walk, cr4=walk.cpu.cr4 & ~int(CR4.PKE | CR4.PKS))
     words = "the page were a user page"
     for edits, also in taken:
         for rules, state in ((("SMEP", "SMAP"), keyless), (("PKU",), None)):
-            yield Change(
+            yield Variation(
                 rules, "supervisor-page", words, None, also, cpu=state, edits=edits, by_rules=True
             )
-
-
-def _keys(walk: Walk) -> Iterator[Change]:
-    page = _deciding(walk)
-    if page.leaf is None:
-        page = walk
-    leaf = page.leaf
-    if leaf is None or not (walk.cpu.pke or walk.cpu.pks):
-        return
-    key = leaf.raw >> 59 & 15
-    for step in page.steps[:-1]:
-        other = step.raw >> 59 & 15
-        if other != key or walk.second is not None:
-            words = f"the key were {other}, as in {_entry(walk, step.level)}"
-            yield Change(("KEY",), "of-table", words, step.level, edits=_key_of(step.level))
-    for register, rule in (("pkru", "PKU"), ("pkrs", "PKS")):
-        for bit, name in ((0, "AD"), (1, "WD")):
-            value = getattr(walk.cpu, register)
-            now = 0 if value >> 2 * key + bit & 1 else 1
-            flipped = value | 1 << 2 * key + bit if now else value & ~(0x5555_5555 << bit)
-            cpu = _changed(walk, **{register: flipped})
-            if cpu is not None:
-                yield Change(
-                    (rule,),
-                    f"{name}-{'assumed' if now else 'ignored'}",
-                    f"{register.upper()}.{name} of key {key} were {now}",
-                    cpu=cpu,
-                )
-    for other in range(16):
-        if other != key:
-            words = f"the key were {other}"
-            edit = _with_key(other)
-            also = (("KEY", "wrong", None),)
-            yield Change(("KEY",), "wrong", words, leaf.level, also, edits={leaf.level: edit})
-    if _spans(walk):  # to a page whose key may be another one
-        for bit in range(59, 63):
-            words = f"bit {bit} of every key were 0"
-            yield Change(("KEY",), "wrong", words, edits=_without_key_bit(1 << bit))
-
-
-def _without_key_bit(mask: int) -> dict[int, Edit]:
-    """Clear a bit of the key of every page, of whatever size."""
-
-    def big(raw: int) -> int:
-        return raw & ~mask if raw & _PS else raw
-
-    return {3: big, 2: big, 1: _clear(mask)}
-
-
-def _key_of(level: int) -> dict[int, Edit]:
-    """Take every page's key from the entry of a level, which is read before the page's own."""
-    read = [0]
-
-    def note(raw: int) -> int:
-        read[0] = raw & _KEY
-        return raw
-
-    def leaf(raw: int) -> int:
-        return raw & ~_KEY | read[0]
-
-    def big(raw: int) -> int:
-        return leaf(raw) if raw & _PS else raw
-
-    edits: dict[int, Edit] = {level: note, **dict.fromkeys(range(level - 1, 1, -1), big)}
-    return {**edits, 1: leaf}
-
-
-def _with_key(key: int) -> Edit:
-    return lambda raw: raw & ~_KEY | key << 59
 
 
 # Register, bit, name, the rules that it is part of; the first is the one that it switches.
@@ -436,10 +235,10 @@ _SWITCHES: Final = (
 )
 
 
-def _switches(walk: Walk) -> Iterator[Change]:
+def _switches(walk: Walk) -> Iterator[Variation]:
     for register, bit, name, rules in _SWITCHES:
         value = getattr(walk.cpu, register)
-        cpu = _changed(walk, **{register: value ^ bit})
+        cpu = with_registers(walk, **{register: value ^ bit})
         if cpu is None:
             continue
         now = 0 if value & bit else 1
@@ -449,29 +248,29 @@ def _switches(walk: Walk) -> Iterator[Change]:
             marked = {step.level for step in steps_of(walk) if step.raw & _XD}
             level = marked.pop() if len(marked) == 1 and not now else None
         also = ((rules[0], how, None),) if level is not None else ()
-        yield Change(rules, how, f"{name} were {now}", level, also, cpu=cpu)
+        yield Variation(rules, how, f"{name} were {now}", level, also, cpu=cpu)
     for cpl in (3, 0):
         if (walk.cpu.cpl == 3) != (cpl == 3):
             about = ("USER_US", "USER_RW", "SMEP", "SMAP", "WP", "PKU", "NX", "ERR")
             words = f"the CPL were {cpl}"
-            yield Change(about, f"CPL={cpl}", words, tier=1, cpu=walk.cpu.replace(cpl=cpl))
+            yield Variation(about, f"CPL={cpl}", words, tier=1, cpu=walk.cpu.replace(cpl=cpl))
 
 
-def _implicit(walk: Walk) -> Iterator[Change]:
+def _implicit(walk: Walk) -> Iterator[Variation]:
     access = walk.access
     if access.is_fetch:
         return
     other = Access(access.kind, access.size, not access.implicit, access.stack)
     rules = ("SMAP", "USER_US", "USER_RW", "WP", "PKU")
     if other.implicit:
-        yield Change(rules, "implicit", "the access were implicit", tier=1, access=other)
+        yield Variation(rules, "implicit", "the access were implicit", tier=1, access=other)
     else:
         how = "implicit-as-explicit"
         also = (("SMAP", how, None),)
-        yield Change(rules, how, "the access were explicit", None, also, access=other)
+        yield Variation(rules, how, "the access were explicit", None, also, access=other)
 
 
-def _accesses(walk: Walk) -> Iterator[Change]:
+def _accesses(walk: Walk) -> Iterator[Variation]:
     access = walk.access
     here = 0x1000 - (walk.va & 0xFFF)
     if here < access.size:
@@ -480,17 +279,17 @@ def _accesses(walk: Walk) -> Iterator[Change]:
         also: tuple[tuple[str, str, int | None], ...] = ()
         if walk.rule == "CANONICAL" and walk.second is not None:
             also = (("CANONICAL", "ignored", None),)
-        yield Change(("SPLIT",), "upper-ignored", words, None, also, access=lower)
+        yield Variation(("SPLIT",), "upper-ignored", words, None, also, access=lower)
         upper = Access(access.kind, access.size - here, access.implicit, access.stack)
         words = "the upper page were looked at first"
         above = (walk.va | 0xFFF) + 1 & (1 << 64) - 1
-        yield Change(("SPLIT",), "upper-first", words, access=upper, va=above)
+        yield Variation(("SPLIT",), "upper-first", words, access=upper, va=above)
     elif here < 0x1000 and not access.is_fetch and access.size < 64:
         for size in (2, 4, 8, 16, 32, 64):
             if access.size < size and here < size:
                 wider = Access(access.kind, size, access.implicit, access.stack)
                 words = f"the access had {size} bytes"
-                yield Change(("SPLIT",), "wider", words, tier=1, access=wider)
+                yield Variation(("SPLIT",), "wider", words, tier=1, access=wider)
     for kind in AccessKind:
         if kind is access.kind or (kind is AccessKind.FETCH and (access.implicit or access.stack)):
             continue
@@ -500,10 +299,10 @@ def _accesses(walk: Walk) -> Iterator[Change]:
         if access.is_fetch and (walk.cpu.pke or walk.cpu.pks):
             # Keys are for data alone: that they are asked at a fetch is a likely flaw.
             about, tier = ("PKU", "PKS"), 0
-        yield Change(about, f"as-{kind}", f"it were a {kind}", tier=tier, access=as_kind)
+        yield Variation(about, f"as-{kind}", f"it were a {kind}", tier=tier, access=as_kind)
 
 
-def _sizes(walk: Walk) -> Iterator[Change]:
+def _sizes(walk: Walk) -> Iterator[Variation]:
     """A page's size was read off another way."""
     for step in {step.level: step for step in steps_of(walk) if step.raw & _P}.values():
         level = step.level
@@ -512,26 +311,32 @@ def _sizes(walk: Walk) -> Iterator[Change]:
         rules = ("RSVD_2M",) if level == 2 else ("RSVD_1G",) if level == 3 else ("RSVD_PS",)
         if step.raw & _PS:
             if level < 4:
-                words = _bit(walk, level, _PS, 0)
-                yield Change(
+                words = bit_words(walk, level, _PS, 0)
+                yield Variation(
                     ("BIG",),
                     "PS-ignored",
                     words,
                     level,
                     (("BIG", "PS-ignored", None),),
-                    edits={level: _clear(_PS)},
+                    edits={level: clearing(_PS)},
                 )
                 if level == 3:
-                    cpu = _changed(walk, features=walk.cpu.features.replace(pdpe1gb=False))
+                    cpu = with_registers(walk, features=walk.cpu.features.replace(pdpe1gb=False))
                     words = "the CPU had no 1 GiB pages"
-                    yield Change(("RSVD_PS",), "enforced", words, level, cpu=cpu)
+                    yield Variation(("RSVD_PS",), "enforced", words, level, cpu=cpu)
         else:
-            words = _bit(walk, level, _PS, 1)
+            words = bit_words(walk, level, _PS, 1)
             also = (
                 ((*rules[:1], "enforced", level),) if level > 3 else (("BIG", "PS-assumed", None),)
             )
-            yield Change(
-                ("BIG", *rules), "PS-assumed", words, level, also, tier=1, edits={level: _set(_PS)}
+            yield Variation(
+                ("BIG", *rules),
+                "PS-assumed",
+                words,
+                level,
+                also,
+                tier=1,
+                edits={level: setting(_PS)},
             )
 
 
@@ -545,14 +350,16 @@ def _reserved_pat(level: int) -> Edit:
     return lambda raw: raw | _RESERVED if _has_pat(level, raw) else raw
 
 
-def _reserved(walk: Walk) -> Iterator[Change]:
+def _reserved(walk: Walk) -> Iterator[Variation]:
     """A bit that is not reserved was taken for it."""
     if walk.cpu.maxphyaddr == 52:
         return
     for level in range(3, 0, -1):
         if any(step.level == level and _has_pat(level, step.raw) for step in steps_of(walk)):
-            words = f"bit {12 if level > 1 else 7} (PAT) of {_entry(walk, level)} were reserved"
-            yield Change(
+            words = (
+                f"bit {12 if level > 1 else 7} (PAT) of {entry_words(walk, level)} were reserved"
+            )
+            yield Variation(
                 ("PAT",),
                 "reserved",
                 words,
@@ -565,34 +372,34 @@ def _reserved(walk: Walk) -> Iterator[Change]:
         for bit in (*range(9, 12), *range(52, 63)):
             if raw >> bit & 1:
                 rule = "KEY" if bit >= 59 else "RSVD_ADDR"
-                words = f"bit {bit} of {_entry(walk, level)} were reserved"
-                yield Change(
+                words = f"bit {bit} of {entry_words(walk, level)} were reserved"
+                yield Variation(
                     (rule,),
                     f"bit-{bit}-reserved",
                     words,
                     level,
                     tier=1,
-                    edits={level: _set(_RESERVED)},
+                    edits={level: setting(_RESERVED)},
                 )
     for width in range(walk.cpu.maxphyaddr - 1, 31, -1):
         if any(step.raw & ADDRESS_MASK & -1 << width for step in steps_of(walk)):
-            cpu = _changed(walk, features=walk.cpu.features.replace(maxphyaddr=width))
+            cpu = with_registers(walk, features=walk.cpu.features.replace(maxphyaddr=width))
             if cpu is not None:
                 words = f"MAXPHYADDR were {width}"
-                yield Change(("RSVD_ADDR",), "enforced", words, tier=1, cpu=cpu)
+                yield Variation(("RSVD_ADDR",), "enforced", words, tier=1, cpu=cpu)
             return
 
 
-def _lost(walk: Walk) -> Iterator[Change]:
+def _lost(walk: Walk) -> Iterator[Variation]:
     """An entry was taken for less generous than it is."""
     levels = sorted({step.level for step in steps_of(walk) if step.raw & _P}, reverse=True)
     raws = {step.level: step.raw for step in steps_of(walk)}
     for right, (mask, withheld) in _RIGHTS.items():
         for level in levels:
             if raws[level] & mask != withheld:
-                take = _set(mask) if withheld else _clear(mask)
-                words = _bit(walk, level, mask, 1 if withheld else 0)
-                yield Change(
+                take = setting(mask) if withheld else clearing(mask)
+                words = bit_words(walk, level, mask, 1 if withheld else 0)
+                yield Variation(
                     ("COMBINE",),
                     f"{right}-lost",
                     words,
@@ -603,11 +410,13 @@ def _lost(walk: Walk) -> Iterator[Change]:
                 )
     for level in levels:
         also = (("PRESENT", "lost", None),)
-        words = _bit(walk, level, _P, 0)
-        yield Change(("PRESENT",), "lost", words, level, also, tier=1, edits={level: _clear(_P)})
+        words = bit_words(walk, level, _P, 0)
+        yield Variation(
+            ("PRESENT",), "lost", words, level, also, tier=1, edits={level: clearing(_P)}
+        )
 
 
-def _roots(walk: Walk) -> Iterator[Change]:
+def _roots(walk: Walk) -> Iterator[Variation]:
     low = walk.cpu.cr3 & 0xFFF
     if low:
         words = f"the root table began at {format_address(walk.cpu.cr3)}"
@@ -618,4 +427,4 @@ def _roots(walk: Walk) -> Iterator[Change]:
             lambda pa: (pa + low) & ~7,
         )
         for edit in edits:
-            yield Change(("CR3",), "low-bits", words, root=edit)
+            yield Variation(("CR3",), "low-bits", words, root=edit)

@@ -15,7 +15,7 @@ from harness.check.judge.compare import Judgement
 from harness.check.judge.verdict import StepVerdict
 from harness.check.model.caches import History
 from harness.check.model.delivery import judge_delivery
-from harness.check.model.instructions import judge_instruction
+from harness.check.model.instruction_verdict import verdict_of_instruction
 from harness.check.question import states
 from harness.check.registered.model import EngineIdentity
 from harness.check.registered.registry import of_bounds
@@ -104,7 +104,7 @@ def _model(
     result: StepResult,
 ) -> StepVerdict:
     if isinstance(step, ExecuteStep):
-        return judge_instruction(engine, history.memory, cpu, step, result)
+        return verdict_of_instruction(engine, history.memory, cpu, step, result)
     return judge_delivery(engine, history.memory, cpu, step, result)
 
 

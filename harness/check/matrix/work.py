@@ -28,7 +28,8 @@ from harness.check.bench import Bench
 from harness.check.findings.finding import Finding, broken, finding_of
 from harness.check.findings.tally import Tally
 from harness.check.judge.compare import Judgement
-from harness.check.matrix.blocks import Block, BlockBench
+from harness.check.matrix.block import Block
+from harness.check.matrix.blocks import BlockBench
 from harness.check.matrix.spaces import SPACES, Space, scenarios
 from harness.check.shrink.finding import shrink_finding, with_witnesses
 from harness.check.work import Shard

@@ -26,17 +26,26 @@ the bounds: the one without which the observation is permitted is the one that t
 
 from __future__ import annotations
 
-import copy
 import dataclasses
-import enum
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Final, cast
+from typing import cast
 
 from harness.address import format_address
 from harness.check.judge.access import verdict_of_difference
 from harness.check.judge.compare import Difference, Judgement, compare
 from harness.check.judge.verdict import StepVerdict
+from harness.check.model.access_walks import either, joined, stored_words, where
+from harness.check.model.bounds import (
+    BOUND_OF,
+    LIFTED,
+    Bound,
+    Event,
+    Kind,
+    Segment,
+    TooMany,
+    kills_page,
+    survives,
+)
 from harness.check.model.overlay import Overlay
 from harness.check.registered.model import EngineIdentity
 from harness.cpu import CR4, EFER, CpuState
@@ -57,76 +66,6 @@ _ENOUGH = 4096
 """Walks for one access; a sequence that needs more is not judged."""
 
 
-class _Kind(enum.Enum):
-    """What an event invalidates."""
-
-    INVLPG = "invlpg"
-    ROOT = "a load of CR3"
-    ALL = "a change of CR4.PGE"
-    FAULT = "a page fault"
-
-
-class _Bound(enum.Enum):
-    """What bounds the memories that a CPU may see; each can be lifted."""
-
-    INVLPG = "invlpg had invalidated nothing"
-    CR3_LOAD = "a load of CR3 or CR4 had invalidated nothing"
-    FAULT = "a page fault had invalidated nothing"
-    PKE = "CR4.PKE had not changed"
-    CONTROL = "no control bit had changed"
-    ORDER = "old and new entries were read together that never stood there together"
-
-
-_LIFTED: Final = tuple(
-    frozenset(bounds)
-    for bounds in (
-        {_Bound.INVLPG},
-        {_Bound.CR3_LOAD},
-        {_Bound.FAULT},
-        {_Bound.PKE},
-        {_Bound.CONTROL},
-        {_Bound.FAULT, _Bound.PKE},
-        {_Bound.INVLPG, _Bound.FAULT},
-        {_Bound.CR3_LOAD, _Bound.FAULT},
-        {_Bound.ORDER},
-        {_Bound.INVLPG, _Bound.CR3_LOAD, _Bound.FAULT, _Bound.ORDER},
-    )
-)
-"""In which order a broken bound is looked for."""
-
-_BOUND_OF = {
-    _Kind.INVLPG: _Bound.INVLPG,
-    _Kind.ROOT: _Bound.CR3_LOAD,
-    _Kind.ALL: _Bound.CR3_LOAD,
-    _Kind.FAULT: _Bound.FAULT,
-}
-
-
-@dataclass(frozen=True, slots=True)
-class _Event:
-    """An invalidation: when, of what, and the CR3 and NXE that were in force from then on."""
-
-    time: int
-    kind: _Kind | None
-    va: int
-    spares_global: bool
-    cr3: int
-
-
-@dataclass(frozen=True, slots=True)
-class _Segment:
-    """A stretch of time between two invalidations of the paging-structure caches."""
-
-    first: int
-    last: int
-    cr3: int
-    after: tuple[_Event, ...]
-
-
-class TooMany(Exception):
-    """A sequence whose possible memories are not worth enumerating."""
-
-
 class History:
     """Everything that has happened to one CPU and its memory since a sequence began.
 
@@ -138,7 +77,7 @@ class History:
         self.memory = Overlay(memory)
         self._time = 0
         self._versions: dict[int, list[tuple[int, int]]] = {}
-        self._events = [_Event(0, None, 0, False, cpu.cr3)]
+        self._events = [Event(0, None, 0, False, cpu.cr3)]
         self._nxe = [(0, cpu.nxe)]
         self._controls = [(cpu.cr0, cpu.cr4, cpu.pkru)]
         self._cpus: dict[tuple[object, ...], CpuState] = {}
@@ -168,11 +107,11 @@ class History:
 
     def invlpg(self, va: int) -> None:
         """Take in an ``invlpg``."""
-        self._happens(_Kind.INVLPG, va)
+        self._happens(Kind.INVLPG, va)
 
     def fault(self, va: int) -> None:
         """Take in a page fault at an address."""
-        self._happens(_Kind.FAULT, va)
+        self._happens(Kind.FAULT, va)
 
     def load(self, step: ControlStep, before: CpuState) -> None:
         """Take in the load of a control register.
@@ -180,12 +119,12 @@ class History:
         :param before: the CPU's state before it.
         """
         if step.register == "cr3":
-            self._happens(_Kind.ROOT, 0, spares_global=bool(before.cr4 & _PGE), cr3=step.value)
+            self._happens(Kind.ROOT, 0, spares_global=bool(before.cr4 & _PGE), cr3=step.value)
         elif step.register == "cr4":
             if (before.cr4 ^ step.value) & _PGE:
-                self._happens(_Kind.ALL, 0)
+                self._happens(Kind.ALL, 0)
             elif step.value & ~before.cr4 & _SMEP:
-                self._happens(_Kind.ROOT, 0, spares_global=bool(before.cr4 & _PGE))
+                self._happens(Kind.ROOT, 0, spares_global=bool(before.cr4 & _PGE))
         elif step.register == "efer":
             self._nxe.append((self._time, bool(step.value & _NXE)))
         if step.register in ("cr0", "cr4", "pkru"):
@@ -194,12 +133,12 @@ class History:
             self._controls.append((now["cr0"], now["cr4"], now["pkru"]))
 
     def _happens(
-        self, kind: _Kind, va: int, *, spares_global: bool = False, cr3: int | None = None
+        self, kind: Kind, va: int, *, spares_global: bool = False, cr3: int | None = None
     ) -> None:
         self._time += 1
         root = self._events[-1].cr3 if cr3 is None else cr3
-        self._events.append(_Event(self._time, kind, va, spares_global, root))
-        if kind is _Kind.ALL or (kind is _Kind.ROOT and not spares_global):
+        self._events.append(Event(self._time, kind, va, spares_global, root))
+        if kind is Kind.ALL or (kind is Kind.ROOT and not spares_global):
             self.settled = True
 
     def _record(self, pa: int, word: int) -> None:
@@ -213,7 +152,7 @@ class History:
     # What may be.
 
     def candidates(
-        self, cpu: CpuState, va: int, access: Access, lifted: frozenset[_Bound] = frozenset()
+        self, cpu: CpuState, va: int, access: Access, lifted: frozenset[Bound] = frozenset()
     ) -> list[Walk]:
         """Give every walk that an access may make, the one of the memory as it is first.
 
@@ -231,11 +170,11 @@ class History:
         found = []
         for lower in self._page(cpu, va, lower_part, lifted):
             lower.access = access
-            found += [_joined(lower, u) for u in uppers] if lower.completed else [lower]
+            found += [joined(lower, u) for u in uppers] if lower.completed else [lower]
         return found
 
     def _page(
-        self, cpu: CpuState, va: int, access: Access, lifted: frozenset[_Bound]
+        self, cpu: CpuState, va: int, access: Access, lifted: frozenset[Bound]
     ) -> Iterator[Walk]:
         """Give the walks of an access within one page, each with other entries."""
         seen: set[tuple[object, ...]] = set()
@@ -250,39 +189,39 @@ class History:
                     budget -= 1
                     if budget < 0:
                         raise TooMany
-                    view = _View(self, segment, choices, _Bound.ORDER in lifted)
+                    view = _View(self, segment, choices, Bound.ORDER in lifted)
                     found = walk(cast(PhysicalMemory, view), state, va, access)
                     key = (found.outcome, found.rule, *found.steps)
-                    alive = not number or _survives(found, segment.after, lifted)
+                    alive = not number or survives(found, segment.after, lifted)
                     if key not in seen and alive:
                         seen.add(key)
                         yield found
                     if not view.advance():
                         break
 
-    def _segments(self, va: int, lifted: frozenset[_Bound]) -> list[_Segment]:
+    def _segments(self, va: int, lifted: frozenset[Bound]) -> list[Segment]:
         """Give the stretches of time that translations of a page may come from, the last first."""
         found = []
         last = self._time
-        after: list[_Event] = []
+        after: list[Event] = []
         for event in reversed(self._events):
-            if event.kind is _Kind.FAULT and event.va >> 12 != va >> 12:
+            if event.kind is Kind.FAULT and event.va >> 12 != va >> 12:
                 continue
-            ignored = event.kind is not None and _BOUND_OF[event.kind] in lifted
-            if ignored and event.kind is not _Kind.ROOT:  # at which the root still changes
+            ignored = event.kind is not None and BOUND_OF[event.kind] in lifted
+            if ignored and event.kind is not Kind.ROOT:  # at which the root still changes
                 continue
-            found.append(_Segment(event.time, last, event.cr3, tuple(after)))
+            found.append(Segment(event.time, last, event.cr3, tuple(after)))
             if event.kind is None:
                 break
             if not ignored:
-                if _kills_page(event, va):
+                if kills_page(event, va):
                     break
                 after.append(event)
             last = event.time - 1
         return found
 
     def _states(
-        self, cpu: CpuState, segment: _Segment, lifted: frozenset[_Bound]
+        self, cpu: CpuState, segment: Segment, lifted: frozenset[Bound]
     ) -> Iterator[CpuState]:
         """Give the states in which a walk of a segment may have been made, the present first."""
         # What EFER.NXE makes reserved was checked when the translation was made.
@@ -292,9 +231,9 @@ class History:
             if until >= segment.first and value not in nxe:
                 nxe.append(value)
         controls = [(cpu.cr0, cpu.cr4, cpu.pkru)]
-        if _Bound.CONTROL in lifted:
+        if Bound.CONTROL in lifted:
             controls += self._controls
-        elif _Bound.PKE in lifted:
+        elif Bound.PKE in lifted:
             controls.append((cpu.cr0, cpu.cr4 ^ _PKE, cpu.pkru))
         for cr0, cr4, pkru in dict.fromkeys(controls):
             for value in nxe:
@@ -367,7 +306,7 @@ class History:
 
     def _permits(self, walks: list[Walk], step: AccessStep, seen: Observation) -> Walk | None:
         """Return the first walk that an observation agrees with."""
-        extra = _either(walks) if len(walks) > 1 else {}
+        extra = either(walks) if len(walks) > 1 else {}
         for found in walks:
             same = (
                 found.outcome is seen.outcome
@@ -383,7 +322,7 @@ class History:
         self, found: Walk, step: AccessStep, seen: Observation, extra: dict[int, int]
     ) -> bool:
         """Whether memory changed as one walk permits, and a read returned what is there."""
-        stored = _stored(found, step)
+        stored = stored_words(found, step)
         must, may = found.sets, found.may_set
         usable = _A | _D if found.completed else _A
         for pa in {*seen.changed, *must, *stored}:
@@ -453,8 +392,8 @@ class History:
         assert isinstance(step, AccessStep)
         # A key is only kept in mind by who knows of CR4.PKE: without a change of it there is none.
         ever = {cr4 & _PKE for _, cr4, _ in self._controls}
-        for lifted in _LIFTED:
-            if _Bound.PKE in lifted and len(ever) == 1:
+        for lifted in LIFTED:
+            if Bound.PKE in lifted and len(ever) == 1:
                 continue
             try:
                 wider = self.candidates(cpu, step.va, step.access, lifted)
@@ -469,11 +408,11 @@ class History:
                 rule=self._rule(lifted, agreed, walks, step.va),
                 level=agreed.level,
                 sentence=f"a {step.access.kind} of {format_address(step.va)} at CPL {cpu.cpl} "
-                f"ended as {seen.outcome}{_at(seen)}, as if "
-                + " and ".join(bound.value for bound in _Bound if bound in lifted)
+                f"ended as {seen.outcome}{where(seen)}, as if "
+                + " and ".join(bound.value for bound in Bound if bound in lifted)
                 + "; it must end as "
-                + " or ".join(dict.fromkeys(f"{w.outcome}{_at(w)}" for w in walks)),
-                acted=tuple(bound.name.lower() for bound in _Bound if bound in lifted),
+                + " or ".join(dict.fromkeys(f"{w.outcome}{where(w)}" for w in walks)),
+                acted=tuple(bound.name.lower() for bound in Bound if bound in lifted),
             )
         return differs
 
@@ -489,26 +428,26 @@ class History:
                     return found
         return None
 
-    def _rule(self, lifted: frozenset[_Bound], agreed: Walk, walks: list[Walk], va: int) -> str:
+    def _rule(self, lifted: frozenset[Bound], agreed: Walk, walks: list[Walk], va: int) -> str:
         if len(lifted) == 2:  # a fault that invalidates nothing only lays open the other one
-            lifted -= {_Bound.FAULT}
-        if lifted == {_Bound.CR3_LOAD}:
+            lifted -= {Bound.FAULT}
+        if lifted == {Bound.CR3_LOAD}:
             return "CR3_LOAD"
-        if lifted == {_Bound.PKE}:
+        if lifted == {Bound.PKE}:
             return "PKU"
-        if lifted == {_Bound.CONTROL}:
+        if lifted == {Bound.CONTROL}:
             return walks[0].rule if walks[0].rule != "COMBINE" else agreed.rule
-        if lifted != {_Bound.INVLPG}:
+        if lifted != {Bound.INVLPG}:
             return "STALE"
         own = any(
-            event.kind is _Kind.INVLPG and event.va >> 12 == va >> 12 for event in self._events
+            event.kind is Kind.INVLPG and event.va >> 12 == va >> 12 for event in self._events
         )
         big = agreed.leaf is not None and agreed.leaf.level > 1
         return "BIG" if big and not own else "INVLPG"
 
     def _without_store(self, found: Walk, step: AccessStep, seen: Observation) -> Observation:
         """Take what was stored out of an observation, which leaves the changes of entries."""
-        stored = _stored(found, step)
+        stored = stored_words(found, step)
         changed = {pa: bits & ~stored.get(pa, (0, 0))[0] for pa, bits in seen.changed.items()}
         return dataclasses.replace(seen, changed={pa: bits for pa, bits in changed.items() if bits})
 
@@ -519,7 +458,7 @@ class _View:
     __slots__ = ("_any_time", "_at", "_choices", "_counts", "_history", "_last", "_time")
 
     def __init__(
-        self, history: History, segment: _Segment, choices: list[int], any_time: bool
+        self, history: History, segment: Segment, choices: list[int], any_time: bool
     ) -> None:
         self._history = history
         self._choices = choices
@@ -551,74 +490,3 @@ class _View:
                 return True
             choices.pop()
         return False
-
-
-def _kills_page(event: _Event, va: int) -> bool:
-    """Whether no translation of an address from before an event is left."""
-    if event.kind is _Kind.INVLPG or event.kind is _Kind.FAULT:
-        return event.va >> 12 == va >> 12
-    return not event.spares_global
-
-
-def _survives(found: Walk, after: tuple[_Event, ...], lifted: frozenset[_Bound]) -> bool:
-    """Whether a translation made long ago is still cached after what happened since."""
-    leaf = found.leaf
-    if leaf is None:
-        return False  # only translations are cached
-    for event in after:
-        if event.kind is _Kind.INVLPG:
-            shift = 9 * leaf.level + 3
-            if event.va >> shift == found.va >> shift and leaf.level > 1:  # BIG
-                return False
-        elif event.kind is _Kind.ROOT and not leaf.raw & _G:
-            return False
-    return True
-
-
-def _joined(lower: Walk, upper: Walk) -> Walk:
-    """Make one walk of those of two pages, as the walker does."""
-    both = copy.copy(lower)
-    both.second = upper
-    if not upper.completed or (
-        both.outcome is Outcome.MAPPED and upper.outcome is Outcome.NO_MEMORY
-    ):
-        both.outcome, both.rule, both.level = upper.outcome, upper.rule, upper.level
-        both.pa = upper.pa
-    return both
-
-
-def _either(walks: list[Walk]) -> dict[int, int]:
-    """Give the A and D bits that old and new translations together may set."""
-    found: dict[int, int] = {}
-    for one in walks:
-        for bits in (one.sets, one.may_set):
-            for pa, mask in bits.items():
-                found[pa] = found.get(pa, 0) | mask
-    return found
-
-
-def _stored(found: Walk, step: AccessStep) -> dict[int, tuple[int, int]]:
-    """Give what a write stores: address of a word → which bits, and their values."""
-    if not step.access.is_write or found.outcome is not Outcome.MAPPED:
-        return {}
-    assert found.pa is not None
-    words: dict[int, tuple[int, int]] = {}
-    boundary = 0x1000 - (found.va & 0xFFF)
-    for place in range(step.access.size):
-        if place < boundary:
-            pa = found.pa + place
-        else:
-            assert found.second is not None
-            assert found.second.pa is not None
-            pa = found.second.pa + place - boundary
-        shift = 8 * (pa & 7)
-        mask, value = words.get(pa & ~7, (0, 0))
-        byte = step.value >> 8 * place & 0xFF
-        words[pa & ~7] = mask | 0xFF << shift, value & ~(0xFF << shift) | byte << shift
-    return words
-
-
-def _at(answer: Walk | Observation) -> str:
-    if answer.outcome is Outcome.PAGE_FAULT:
-        return f" {answer.error_code:#x}"
-    return "" if answer.pa is None else f" at {format_address(answer.pa)}"

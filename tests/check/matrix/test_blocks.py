@@ -15,18 +15,9 @@ from numpy.typing import NDArray
 
 from harness.check.findings.reproducer import reproduce
 from harness.check.findings.tally import Cell
-from harness.check.matrix.blocks import (
-    FRAME_1G,
-    FRAME_2M,
-    FRAME_4K,
-    ROWS,
-    TABLES,
-    VA4,
-    VA5,
-    Block,
-    BlockBench,
-    Ledger,
-)
+from harness.check.matrix.block import FRAME_1G, FRAME_2M, FRAME_4K, TABLES, VA4, VA5, Block
+from harness.check.matrix.blocks import BlockBench
+from harness.check.matrix.predict import ROWS, BlockWalker
 from harness.cpu import CR0, CR4, EFER, CpuState
 from harness.engine import Engine
 from harness.engine.steps import AccessStep
@@ -104,8 +95,8 @@ def bench() -> Iterator[BlockBench]:
 
 
 @pytest.fixture(scope="module")
-def ledger() -> Ledger:
-    return Ledger()
+def ledger() -> BlockWalker:
+    return BlockWalker()
 
 
 def alone(some: Block, row: int) -> Walk:
@@ -116,7 +107,7 @@ def alone(some: Block, row: int) -> Walk:
 
 
 @given(some=blocks)
-def test_predicts_what_walk_predicts(ledger: Ledger, some: Block) -> None:
+def test_predicts_what_walk_predicts(ledger: BlockWalker, some: Block) -> None:
     some = dataclasses.replace(some, supervisor_reads_first=False)
     found = ledger.predict(some)
     for row in range(len(some)):
@@ -133,7 +124,7 @@ def test_predicts_what_walk_predicts(ledger: Ledger, some: Block) -> None:
 
 
 @given(some=blocks)
-def test_of_two_accesses_it_predicts_what_both_leave(ledger: Ledger, some: Block) -> None:
+def test_of_two_accesses_it_predicts_what_both_leave(ledger: BlockWalker, some: Block) -> None:
     found = ledger.predict(dataclasses.replace(some, supervisor_reads_first=True))
     supervisor = dataclasses.replace(
         some, cpu=some.cpu.replace(cpl=0), access=Access(AccessKind.READ, some.access.size)

@@ -10,8 +10,9 @@ from types import MappingProxyType
 
 from harness.check.matrix.spaces.classic import Classic
 from harness.check.matrix.spaces.full import Full
+from harness.check.matrix.spaces.group import GroupInfo
 from harness.check.matrix.spaces.scenarios import scenarios
-from harness.check.matrix.spaces.space import GroupInfo, Space
+from harness.check.matrix.spaces.space import Space
 
 __all__ = ["SPACES", "Classic", "Full", "GroupInfo", "Space", "scenarios"]
 

@@ -26,7 +26,8 @@ from harness.check.matrix.spaces.bits import (
     On,
     entry_bits,
 )
-from harness.check.matrix.spaces.space import Group, Space
+from harness.check.matrix.spaces.group import Group
+from harness.check.matrix.spaces.space import Space
 
 __all__ = ["Classic"]
 

@@ -30,7 +30,8 @@ from harness.check.matrix.spaces.bits import (
     entry_bits,
     unread,
 )
-from harness.check.matrix.spaces.space import Group, Space
+from harness.check.matrix.spaces.group import Group
+from harness.check.matrix.spaces.space import Space
 
 __all__ = ["Full"]
 

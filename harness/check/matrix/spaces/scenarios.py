@@ -17,8 +17,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from harness.check.matrix.blocks import FRAME_2M, FRAME_4K, RAM, TABLES
-from harness.check.matrix.spaces.space import PLAIN_CPU
+from harness.check.matrix.block import FRAME_2M, FRAME_4K, RAM, TABLES
+from harness.check.matrix.spaces.group import PLAIN_CPU
 from harness.check.question import Question
 from harness.cpu import CR0, CR4, EFER, CpuState
 from harness.entry import PageTableFlags

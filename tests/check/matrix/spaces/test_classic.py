@@ -16,7 +16,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from harness.check.matrix.blocks import FRAME_2M, FRAME_4K, ROWS, TABLES, Block, Ledger
+from harness.check.matrix.block import FRAME_2M, FRAME_4K, TABLES, Block
+from harness.check.matrix.predict import ROWS, BlockWalker
 from harness.check.matrix.spaces import Classic
 from harness.outcome import Outcome
 
@@ -114,7 +115,7 @@ def model() -> Counter[int]:
 
 
 def predicted(blocks: list[Block]) -> Counter[int]:
-    ledger = Ledger()
+    ledger = BlockWalker()
     result: Counter[int] = Counter()
     for block in blocks:
         for start in range(0, len(block), ROWS):

@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from harness.check.matrix.blocks import FRAME_1G, FRAME_2M, FRAME_4K, ROWS, TABLES, Ledger
+from harness.check.matrix.block import FRAME_1G, FRAME_2M, FRAME_4K, TABLES
+from harness.check.matrix.predict import ROWS, BlockWalker
 from harness.check.matrix.spaces import Full
 from harness.check.matrix.spaces.bits import LEAF, Bit, Field
-from harness.check.matrix.spaces.space import Group
+from harness.check.matrix.spaces.group import Group
 from harness.outcome import Outcome
 from harness.walker import RULES
 
@@ -177,7 +178,7 @@ def test_covered_groups_meet_every_cpu_state(levels: int, name: str) -> None:
 def met(levels: int, step: int) -> set[tuple[str, int]]:
     """Give which rules decide at which levels in one of ``step`` pieces of each group."""
     space = Full(levels)
-    ledger = Ledger()
+    ledger = BlockWalker()
     result = set()
     for first, end in pairwise(np.cumsum([0, *(g.cases for g in space.groups)]).tolist()):
         for at in range(first, end, ROWS * step):

@@ -9,7 +9,7 @@ import pytest
 
 from harness.check.bench import Bench
 from harness.check.judge.compare import Judgement
-from harness.check.matrix.blocks import RAM
+from harness.check.matrix.block import RAM
 from harness.check.matrix.spaces.scenarios import scenarios
 from harness.check.question import Question
 from harness.engine import Engine, open_engine

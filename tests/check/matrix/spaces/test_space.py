@@ -12,10 +12,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness.check.matrix.blocks import FRAME_1G, FRAME_2M, FRAME_4K, TABLES, VA4, VA5, Block
+from harness.check.matrix.block import FRAME_1G, FRAME_2M, FRAME_4K, TABLES, VA4, VA5, Block
 from harness.check.matrix.spaces import Classic, Full, Space
 from harness.check.matrix.spaces.bits import CPU_BITS, Field, Illegal, entry_bit
-from harness.check.matrix.spaces.space import MOST_ROWS, Group
+from harness.check.matrix.spaces.group import MOST_ROWS, Group
 from harness.errors import InputError
 
 SPACES = [Classic(4), Classic(5), Full(4), Full(5)]
