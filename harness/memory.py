@@ -140,6 +140,18 @@ class PhysicalMemory:
             return -1
         return pa - self._bases[run] + self._offsets[run]
 
+    def address(self, offset: int) -> int:
+        """Return the physical address of a byte of ``buffer``; :meth:`offset` the other way.
+
+        :raises IndexError: when the buffer has no such byte.
+        """
+        left = offset
+        for region in self._merged:
+            if left < region.size:
+                return region.base + left
+            left -= region.size
+        raise IndexError(offset)
+
     def offsets(self, pas: NDArray[np.uint64]) -> NDArray[np.int64]:
         """Return :meth:`offset` for each of an array of physical addresses."""
         pas = np.asarray(pas, np.uint64)

@@ -16,7 +16,7 @@ import click
 
 from harness.commands.sentence import sentence
 from harness.errors import EngineError, HarnessError
-from harness.isolate import Ended, Progress, isolated_all
+from harness.isolate import Ended, Progress, isolated, isolated_all
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -57,6 +57,8 @@ def check(
     and all the kernels of asm/ are run. Each runs in a process of its own: one that dies is
     reported, and the others go on.
     """
+    # What cannot be opened is told once, and not by every job.
+    isolated(openable, engine if walker is None else f"walker:{walker}")
     started = time.perf_counter()
     jobs = _jobs(sets, engine, walker, every=every)
     for event in _run(jobs):
@@ -73,6 +75,17 @@ def check(
         if job.error is not None:
             click.echo(f"Error: {job.name}: {sentence(job.error)}", err=True)
     raise SystemExit(max(job.exit_code for job in jobs))
+
+
+def openable(spec: str) -> None:
+    """Open an engine and close it again.
+
+    :raises HarnessError: when it cannot be opened.
+    """
+    from harness.engine import open_engine
+    from harness.memory import PhysicalMemory
+
+    open_engine(spec, PhysicalMemory(0x20_0000)).close()
 
 
 @dataclass(slots=True)

@@ -145,12 +145,15 @@ class StepResult:
         ``ss``, ``cpl`` and ``cr2`` after a delivery that entered a handler.
     :ivar events: the exceptions of a delivery, oldest first.
     :ivar start: where the engine had put an instruction; 0 for other steps.
+    :ivar delivered_by: ``harness`` when this package's software delivered an exception on the
+        CPU's behalf: that is no observation of the CPU.
     """
 
     seen: Observation
     registers: dict[str, int] = field(default_factory=dict)
     events: tuple[Event, ...] = ()
     start: int = 0
+    delivered_by: str = "cpu"
 
     @property
     def unsupported(self) -> bool:
@@ -164,4 +167,6 @@ class StepResult:
             line["registers"] = {name: f"{value:#x}" for name, value in self.registers.items()}
         if self.events:
             line["events"] = [event.to_json() for event in self.events]
+        if self.delivered_by != "cpu":
+            line["delivered_by"] = self.delivered_by
         return line

@@ -43,7 +43,10 @@ __all__ = [
     "short_count",
 ]
 
-JUDGEMENTS: Final = ("agree", "known", "diverge", "unsupported", "broke")
+JUDGEMENTS: Final = (
+    *("agree", "open", "known", "diverge", "unsupported"),
+    *("delivered_by_harness", "broke"),
+)
 """What can become of a case, in the order in which reports count it."""
 
 _BAD: Final = ("diverge", "broke")
@@ -264,6 +267,7 @@ class CampaignReport:
     :ivar interrupted: somebody stopped it.
     :ivar findings: divergences and deaths, the most frequent first.
     :ivar registered: the registered divergences of this engine.
+    :ivar open_points: the open points met: name, meaning, and how often.
     :ivar unsupported: the engine's reasons, and how often each.
     :ivar scenarios: named sequences of steps, and what became of each; they are no cases.
     :ivar replayed: findings of former campaigns, asked again first: sentence → what became of it.
@@ -288,6 +292,7 @@ class CampaignReport:
     coverage: Coverage = field(default_factory=Coverage)
     findings: tuple[FindingReport, ...] = ()
     registered: tuple[Registered, ...] = ()
+    open_points: tuple[tuple[str, str, int], ...] = ()
     unsupported: tuple[tuple[str, int], ...] = ()
     scenarios: tuple[tuple[str, str], ...] = ()
     replayed: tuple[tuple[str, str], ...] = ()
@@ -322,11 +327,16 @@ class CampaignReport:
         if not self.good:
             return ", ".join(self._wrong()) + ended
         agree, known, other = (self.judged(word) for word in ("agree", "known", "unsupported"))
+        left_open, by_us = self.judged("open"), self.judged("delivered_by_harness")
         if not agree + known:
             return f"nothing was compared{ended}"
         parts = [f"{'all ' if agree == self.cases else ''}{agree:,} agree"]
+        if left_open:
+            parts.append(f"{left_open:,} differ where the manual leaves it open")
         if known:
             parts.append(f"{known:,} differ as registered")
+        if by_us:
+            parts.append(f"{by_us:,} were delivered by harness")
         if other:
             parts.append(f"{other:,} could not be asked")
         return ", ".join(parts) + ended
@@ -375,6 +385,7 @@ class CampaignReport:
             "coverage": self.coverage.to_json(),
             "findings": [finding.to_json() for finding in self.findings],
             "registered": [row._asdict() for row in self.registered],
+            "open_points": {name: count for name, _, count in self.open_points},
             "reasons_unsupported": dict(self.unsupported),
             "scenarios": dict(self.scenarios),
             "replayed": [

@@ -34,7 +34,9 @@ __all__ = ["coverage_rows", "print_campaign"]
 
 _STYLES: Final = {
     "agree": "green",
+    "open": "cyan",
     "known": "yellow",
+    "delivered_by_harness": "cyan",
     "diverge": "bold red",
     "unsupported": "yellow",
     "broke": "bold red",
@@ -51,6 +53,7 @@ def print_campaign(out: Console, report: CampaignReport) -> None:
     _print_counts(out, report)
     _print_outcomes(out, report)
     _print_coverage(out, report.coverage)
+    _print_open(out, report)
     _print_registered(out, report)
     _print_planted(out, report)
     for number, finding in enumerate(report.findings, 1):
@@ -130,7 +133,8 @@ def _print_counts(out: Console, report: CampaignReport) -> None:
     for word, count in counts.items():
         share = percent(count, report.cases)
         style = _STYLES[word] if count else "dim"
-        out.print(Text(f"  {word:<11}  {count:>{width},}  {share:>8}".rstrip(), style=style))
+        name = word.replace("_", " ")
+        out.print(Text(f"  {name:<20}  {count:>{width},}  {share:>8}".rstrip(), style=style))
     for reason, count in report.unsupported:
         _wrapped(out, f"    {count:>{width},} ", reason, "dim")
     out.print()
@@ -185,6 +189,18 @@ def _marks(cell: str) -> Text:
         if mark == _MISSING:
             text.stylize("bold red", at, at + 1)
     return text
+
+
+def _print_open(out: Console, report: CampaignReport) -> None:
+    if not report.open_points:
+        return
+    out.print(_text("open points: the manual leaves the choice to the CPU (docs/rules.md)", "bold"))
+    for name, meaning, count in report.open_points:
+        line = _text(f"  {name}: ", "")
+        line.append(f"{count:,} case{'' if count == 1 else 's'}", style="cyan")
+        out.print(line)
+        _wrapped(out, "    ", meaning, "dim")
+    out.print()
 
 
 def _print_registered(out: Console, report: CampaignReport) -> None:

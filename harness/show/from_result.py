@@ -30,6 +30,7 @@ from harness.describe.walks import (
 from harness.show.campaign import CampaignReport, FindingReport, Planted, Registered, outcome_rows
 from harness.show.coverage import Coverage
 from harness.walker import RULE_TEXT, Walk
+from harness.walker.open_points import OPEN_POINTS
 
 if TYPE_CHECKING:
     from harness.campaign.runner import CampaignResult
@@ -131,6 +132,9 @@ def report_of(
         coverage=_coverage(tally, reachable),
         findings=tuple(findings),
         registered=tuple(known),
+        open_points=tuple(
+            (name, OPEN_POINTS[name].text, count) for name, count in sorted(tally.open.items())
+        ),
         unsupported=tuple(tally.unsupported.most_common()),
         scenarios=tuple(sorted(tally.scenarios.items())),
         replayed=tuple(replayed),

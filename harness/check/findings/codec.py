@@ -149,20 +149,13 @@ def _result(data: object) -> StepResult:
     )
     registers = obj("registers", given.get("registers", {}))
     events = [_event(one) for one in _list("events", given.get("events", []))]
-    result = StepResult(
+    return StepResult(
         seen,
         {name: number(name, value) for name, value in registers.items()},
         tuple(events),
         number("start", given.get("start", 0)),
+        _string("delivered_by", given.get("delivered_by", "cpu")),
     )
-    by = given.get("delivered_by")
-    return result if by is None else _delivered(result, _string("delivered_by", by))
-
-
-def _delivered(result: StepResult, by: str) -> StepResult:
-    from dataclasses import replace
-
-    return replace(result, delivered_by=by)  # type: ignore[call-arg]
 
 
 def _event(data: object) -> Event:

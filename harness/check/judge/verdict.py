@@ -100,7 +100,7 @@ class StepVerdict:
     @property
     def by_harness(self) -> bool:
         """Say whether this package delivered on the CPU's behalf."""
-        return getattr(self.result, "delivered_by", "cpu") != "cpu"
+        return self.result.delivered_by != "cpu"
 
     @property
     def permitted(self) -> list[dict[str, Any]]:

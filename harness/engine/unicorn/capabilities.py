@@ -11,7 +11,7 @@ from typing import Final
 
 from harness.cpu import CpuState
 from harness.engine.capabilities import Capabilities
-from harness.engine.unicorn.snippets import SNIPPETS
+from harness.engine.guest.access_stubs import SNIPPETS
 from harness.outcome import Access, AccessKind
 
 __all__ = [

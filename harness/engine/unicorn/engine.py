@@ -11,6 +11,8 @@ from harness.address import VirtAddr, is_canonical
 from harness.cpu import CpuState
 from harness.engine.base import Engine
 from harness.engine.capabilities import Capabilities
+from harness.engine.guest.access_stubs import WIDEST_AT_ONCE
+from harness.engine.guest.slots import HIGHEST, LOWEST, needs_slot
 from harness.engine.run import Budget, Exit, Start
 from harness.engine.steps import Step, StepResult
 from harness.engine.unicorn.batch import Batcher
@@ -23,7 +25,6 @@ from harness.engine.unicorn.library import VERSION
 from harness.engine.unicorn.play import Player
 from harness.engine.unicorn.probe import Prober
 from harness.engine.unicorn.run import Runner
-from harness.engine.unicorn.snippets import WIDEST_AT_ONCE
 from harness.memory import PhysicalMemory
 from harness.outcome import (
     UNKNOWN_PA,
@@ -267,10 +268,10 @@ class UnicornEngine(Engine):
         else:
             spans = (vas & np.uint64(0xFFF)) > np.uint64(0x1000 - access.size)
             rows, spanning = np.nonzero(~spans)[0], np.nonzero(spans)[0]
-        slot, left = 0x1E0, [spanning]
-        while len(rows) and slot > 0x100:
+        slot, left = HIGHEST, [spanning]
+        while len(rows) and slot >= LOWEST:
             asked = vas if len(rows) == len(vas) else vas[rows]
-            needed = _needs_slot(asked, slot, cpu.levels, access.size)
+            needed = needs_slot(asked, slot, cpu.levels, access.size)
             now, rows = (rows, rows[:0]) if not needed.any() else (rows[~needed], rows[needed])
             for start in range(0, len(now), BATCH):
                 chunk = now[start : start + BATCH]
@@ -285,16 +286,6 @@ class UnicornEngine(Engine):
                     getattr(out, column)[chunk] = getattr(part, column)
             slot -= 1
         return np.concatenate([rows, *left])
-
-
-def _needs_slot(vas: NDArray[np.uint64], slot: int, levels: int, size: int) -> NDArray[np.bool_]:
-    """Whether a walk, or the access itself, could read the top-level entry of a slot."""
-    # The words at slot * 8 of a page: from the first byte that reaches it to its last.
-    needed = (vas & np.uint64(0xFFF)) - np.uint64(8 * slot - size + 1) < np.uint64(7 + size)
-    for level in range(levels):
-        shift = np.uint64(12 + 9 * level)
-        needed |= vas & (np.uint64(511) << shift) == np.uint64(slot) << shift
-    return np.asarray(needed, np.bool_)
 
 
 def _rows(out: Observations, rows: slice) -> Observations:

@@ -28,6 +28,7 @@ from unicorn import x86_const as x86
 
 from harness.asm import assemble
 from harness.cpu import CpuState
+from harness.engine.guest.slots import slots_of, spare_slot
 from harness.engine.unicorn import hooks
 from harness.engine.unicorn.core import Core, Layout, Scratch, slot_base
 from harness.engine.unicorn.hooks import NOTHING
@@ -228,7 +229,8 @@ class EntryLoop:
         rows = self._rows[: count * _row_words(words)].reshape(count, _row_words(words))
         rows[:, : len(at)] = entries.T
         rows[:, len(at) : words] = [_stamp(number) for number in stamps[: words - len(at)]]
-        slot = _free_slot(va, cpu.levels, edited)
+        slot = spare_slot({*slots_of(cpu.levels, va), *(pa >> 3 & 511 for pa in edited)})
+        assert slot is not None, "one access leaves more than two hundred slots"
         borrowed = cpu.root + 8 * slot
         lent = memory.read_u64(borrowed)
         memory.write_u64(borrowed, self._scratch.entry[cpu.levels])
@@ -426,12 +428,6 @@ def _row_words(words: int) -> int:
 def _stamp(number: int) -> int:
     """Return the word that names a landing: code that says its number and jumps back."""
     return int.from_bytes(_STAMPS[number] + _STAMP_END, "little")
-
-
-def _free_slot(va: int, levels: int, words: Sequence[int]) -> int:
-    used = {va >> shift & 511 for shift in range(12, 12 + 9 * levels, 9)}
-    used |= {pa >> 3 & 511 for pa in words} | {(va & 0xFFF) >> 3}
-    return next(slot for slot in range(0x1E0, 0x100, -1) if slot not in used)
 
 
 def _interpreted(s: _Array, size: int, failures: list[BaseException]) -> Any:

@@ -12,7 +12,6 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Sequence
 
-import numpy as np
 from unicorn import (
     UC_ERR_FETCH_PROT,
     UC_ERR_INSN_INVALID,
@@ -28,7 +27,11 @@ from unicorn import x86_const as x86
 
 from harness.asm import assemble
 from harness.cpu import CpuState
-from harness.engine.run import REGISTERS, Event
+from harness.engine.guest.access_stubs import SNIPPETS, key_of
+from harness.engine.guest.footprint import Footprint
+from harness.engine.guest.reach import addresses_of, slots_reached
+from harness.engine.guest.slots import spare_slot
+from harness.engine.run import REGISTERS
 from harness.engine.steps import (
     AccessStep,
     ControlStep,
@@ -47,10 +50,9 @@ from harness.engine.unicorn.core import (
     Scratch,
     slot_base,
 )
-from harness.engine.unicorn.deliver import Pending, deliver
+from harness.engine.unicorn.delivery_step import play_delivery
 from harness.engine.unicorn.library import FLUSH_TLB, LIB
-from harness.engine.unicorn.snippets import SNIPPETS, key_of
-from harness.errors import AssemblyError, EngineError, NoMemory
+from harness.errors import AssemblyError, EngineError
 from harness.memory import PhysicalMemory
 from harness.outcome import Access, AccessKind, Observation, Outcome
 
@@ -62,7 +64,6 @@ _CODE_END = SCRATCH_SIZE
 _NOWHERE = 1 << 63
 _MASK = (1 << 64) - 1
 _TABLE = 0x000F_FFFF_FFFF_F000
-_SHIFTS = {4: (39, 30, 21, 12), 5: (48, 39, 30, 21, 12)}
 _SIZES = (1, 2, 4, 8)
 _EFER = 0xC000_0080
 _LOADS = {
@@ -114,7 +115,8 @@ class Player:
         self._memory = memory
         self._layout = layout
         self._scratch = scratch
-        self._words = memory.words.data
+        self._footprint = Footprint(memory)
+        self._words = self._footprint.words
         self._core = core = Core(memory, layout, scratch)
         self._places: dict[str, tuple[int, int]] = {}
         self._next = _CODE
@@ -128,9 +130,6 @@ class Player:
         self._wrote: int | None = None
         self._error_code = self._cr2 = 0
         self._holes: list[int] = []
-        self._watch: dict[int, int] = {}
-        self._original: dict[int, int] = {}
-        self._before: np.ndarray[tuple[int], np.dtype[np.uint64]] | None = None
         core.uc.hook_add(UC_HOOK_INTR, self._on_exception)
         core.uc.hook_add(UC_HOOK_MEM_WRITE, self._on_write)
         core.uc.hook_add(UC_HOOK_BLOCK, self._on_block)
@@ -139,7 +138,7 @@ class Player:
 
     def close(self) -> None:
         """Give back what Unicorn holds."""
-        self._words.release()
+        self._footprint.release()
         self._core.close()
 
     def play(self, cpu: CpuState, steps: Sequence[Step]) -> list[StepResult]:
@@ -158,13 +157,7 @@ class Player:
             reason = Observation(Outcome.UNSUPPORTED, reason=str(cannot))
             results += [StepResult(reason)] * (len(steps) - len(results))
         finally:
-            if self._before is not None:
-                self._memory.words[:] = self._before
-                self._before = None
-            for i, word in self._original.items():
-                self._words[i] = word
-            self._original.clear()
-            self._watch.clear()
+            self._footprint.put_back()
         return results
 
     def _begin(self, cpu: CpuState, steps: Sequence[Step]) -> None:
@@ -172,8 +165,12 @@ class Player:
         if reason is not None:
             raise _Cannot(reason)
         self._cpu = cpu
-        self._vas = _addresses(steps)
-        self._slot = self._free_slot(cpu, steps)
+        self._footprint.root, self._footprint.levels = cpu.root, cpu.levels
+        self._vas = addresses_of(steps)
+        slot = spare_slot(slots_reached(self._footprint, steps), also=range(0xFF, 0, -1))
+        if slot is None:
+            raise _Cannot("the steps must leave a top-level slot for the engine's own code")
+        self._slot = slot
         core = self._core
         self._base = core.template(cpu)
         self._borrow(cpu.root)
@@ -191,7 +188,7 @@ class Player:
                     offset = self._memory.offset(pa)
                     if offset < 0:
                         raise _Cannot(f"memory at {pa:#x} must be RAM")
-                    self._remember(offset >> 3)
+                    self._footprint.remember(offset >> 3)
                     self._words[offset >> 3] = word
                 self._look_around()
                 return _DONE
@@ -208,69 +205,18 @@ class Player:
 
     # Memory: what is looked at, and what is put back.
 
-    def _remember(self, index: int) -> None:
-        self._original.setdefault(index, self._words[index])
-
     def _look_around(self) -> None:
-        """Watch every entry that a walk of a step's address could read now, and take its value."""
-        words, original = self._words, self._original
-        watch = self._watch
-        for va in self._vas:
-            for i in self._chain_of(va):
-                watch[i] = 0
-        for i in watch:
-            watch[i] = word = words[i]
-            original.setdefault(i, word)
-
-    def _changes(self) -> dict[int, int]:
-        """Return what has changed of the words that are watched, by physical address."""
-        words, watch = self._words, self._watch
-        found = {}
-        for i, old in watch.items():
-            new = words[i]
-            if new != old:
-                found[self._address_of(i)] = old ^ new
-                watch[i] = new
-        return found
+        self._footprint.look_around(self._vas)
 
     def _photograph(self) -> None:
         if self._memory.size > _LARGEST:
             raise _Cannot(f"an instruction is played in at most {_LARGEST:#x} bytes of RAM")
-        self._before = self._memory.words.copy()
+        self._footprint.photograph()
 
     def _all_changes(self) -> dict[int, int]:
-        """Return all that has changed since the photograph, by physical address."""
-        before, now = self._before, self._memory.words
-        assert before is not None
-        found = {}
-        for i in np.nonzero(before != now)[0].tolist():
-            old = int(before[i])
-            self._original.setdefault(i, old)
-            found[self._address_of(i)] = old ^ self._words[i]
-        self._before = None
+        changed = self._footprint.all_changes()
         self._look_around()
-        return found
-
-    def _chain_of(self, va: int) -> list[int]:
-        """Word indices that any walk of `va` could read, whatever their bits say."""
-        words, offset = self._words, self._memory.offset
-        found = []
-        table = self._cpu.root
-        for shift in _SHIFTS[self._cpu.levels]:
-            at = offset(table | (va >> shift & 511) << 3)
-            if at < 0:
-                break
-            found.append(at >> 3)
-            table = words[at >> 3] & _TABLE
-        return found
-
-    def _address_of(self, index: int) -> int:
-        offset = index << 3
-        for region in self._memory.regions:
-            if offset < region.size:
-                return region.base + offset
-            offset -= region.size
-        raise IndexError(index)
+        return changed
 
     def _borrow(self, root: int) -> None:
         """Show the engine's own frames in the top-level slot that is free for it."""
@@ -278,38 +224,8 @@ class Player:
         if offset < 0:
             raise _Cannot(f"the root table at {root:#x} must be in RAM for the steps' own code")
         index = (offset >> 3) + self._slot
-        self._remember(index)
+        self._footprint.remember(index)
         self._words[index] = self._scratch.entry[self._cpu.levels]
-
-    def _free_slot(self, cpu: CpuState, steps: Sequence[Step]) -> int:
-        """Choose a top-level slot whose entry no step can read or write."""
-        used = {(va & 0xFFF) >> 3 for va in self._vas}
-        for shift in _SHIFTS[cpu.levels]:
-            used |= {va >> shift & 511 for va in self._vas}
-        for step in steps:
-            if isinstance(step, WriteStep):
-                used |= {pa >> 3 & 511 for pa in step.words}
-            elif isinstance(step, ExecuteStep):
-                for va in filter(self._reaches_root, step.registers.values()):
-                    used |= {va + delta >> 3 & 511 for delta in range(-_NEAR, _NEAR, 8)}
-            elif isinstance(step, DeliverStep):
-                used |= {step.rsp - delta >> 3 & 511 for delta in range(0, 128, 8)}
-        for slot in range(0x1E0, 0, -1):
-            if slot not in used and slot != 0x100:
-                return slot
-        raise _Cannot("the steps must leave a top-level slot for the engine's own code")
-
-    def _reaches_root(self, va: int) -> bool:
-        """Whether an address near this one may be translated to the root table itself."""
-        root = self._cpu.root
-        for near in (va - _NEAR & _MASK, va + _NEAR & _MASK):
-            chain = self._chain_of(near)
-            for i, shift in zip(chain, _SHIFTS[self._cpu.levels], strict=False):
-                inside = (1 << shift) - 1
-                frame = self._words[i] & _TABLE & ~inside
-                if (frame | near & inside) >> 12 == root >> 12:
-                    return True
-        return False
 
     # The CPU.
 
@@ -417,7 +333,7 @@ class Player:
             q[self._rsp if access.stack else self._rsi] = va
             error = self._go(base + start, base + end)
         seen = self._judge(va, last, access, error, spans)
-        changed = self._all_changes() if whole else self._changes()
+        changed = self._all_changes() if whole else self._footprint.changes()
         if access.is_fetch:
             self._take_back(changed)
             changed = fetched
@@ -478,20 +394,15 @@ class Player:
         core = self._core
         core.restore()
         core.translate(va, UC_PROT_EXEC)
-        changed = self._changes()
-        for i in self._chain_of((va | 0xFFF) + 1 & _MASK):
-            word = self._words[i]
-            self._watch.setdefault(i, word)
-            self._original.setdefault(i, word)
+        changed = self._footprint.changes()
+        for index in self._footprint.chain((va | 0xFFF) + 1 & _MASK):
+            self._footprint.watch(index)
         self._arm(cpl)
         return changed
 
     def _take_back(self, changed: dict[int, int]) -> None:
         """Undo changes of entries, and let them be made anew when they are asked for."""
-        for pa, bits in changed.items():
-            i = self._memory.offset(pa) >> 3
-            self._words[i] ^= bits
-            self._watch[i] = self._words[i]
+        self._footprint.take_back(changed)
         if changed:
             self._core.flush()
 
@@ -535,49 +446,14 @@ class Player:
     # Deliveries.
 
     def _deliver(self, step: DeliverStep) -> StepResult:
-        core, uc = self._core, self._core.uc
         cpl = self._cpu.cpl if step.cpl is None else step.cpl
         self._photograph()
         self._arm(cpl)
-        core.q[self._rsp] = step.rsp
-        core.q[self._rip] = step.rip
-        core.q[core.at.cr2 // 8] = step.cr2
-        core.restore()
-        uc.reg_write(x86.UC_X86_REG_CS, step.cs)
-        uc.reg_write(x86.UC_X86_REG_SS, step.ss)
-        uc.reg_write(x86.UC_X86_REG_GDTR, (0, *step.gdt, 0))
-        uc.reg_write(x86.UC_X86_REG_IDTR, (0, *step.idt, 0))
-        uc.reg_write(x86.UC_X86_REG_TR, (0, *step.tss, 0))
-        core.save()
-        core.d[self._hflags] = core.d[self._hflags] & ~3 | cpl
-        core.restore()
-        pending = Pending(
-            step.vector,
-            step.error_code,
-            step.software,
-            origin=step.rip if step.software else None,
-        )
-        events: list[Event] = []
-        try:
-            events, entered = deliver(core, pending)
-            seen = Observation(Outcome.MAPPED if entered else Outcome.SHUTDOWN)
-        except NoMemory as error:
-            entered, seen = False, Observation(Outcome.NO_MEMORY, pa=error.pa)
+        played = play_delivery(self._core, step, cpl)
         if self._holes:
             raise _Cannot(f"the delivery reached {self._holes[0]:#x}, which is not RAM")
-        registers: dict[str, int] = {}
-        if entered:
-            core.save()
-            registers = {
-                "rip": core.q[self._rip],
-                "rsp": core.q[self._rsp],
-                "cs": int(uc.reg_read(x86.UC_X86_REG_CS)),
-                "ss": int(uc.reg_read(x86.UC_X86_REG_SS)),
-                "cpl": core.d[self._hflags] & 3,
-                "cr2": core.q[core.at.cr2 // 8],
-            }
-        seen.changed.update(self._all_changes())
-        return StepResult(seen, registers, tuple(events))
+        played.seen.changed.update(self._all_changes())
+        return played
 
     # Hooks.
 
@@ -601,16 +477,13 @@ class Player:
         # The store itself has not happened yet. On a second page the photograph sees it.
         if self._wrote is None:
             self._wrote = pa
-        if self._before is not None:
+        if self._footprint.photographed:
             return
         offset = self._memory.offset(pa)
         if offset < 0:
             return
-        for i in range(offset >> 3, (offset + size - 1 >> 3) + 1):
-            if i not in self._watch:
-                word = self._words[i]
-                self._watch[i] = word
-                self._original.setdefault(i, word)
+        for index in range(offset >> 3, (offset + size - 1 >> 3) + 1):
+            self._footprint.watch(index)
 
     def _on_hole_read(self, _uc: Uc, offset: int, _size: int, base: int) -> int:
         self._holes.append(base + offset)
@@ -618,26 +491,3 @@ class Player:
 
     def _on_hole_write(self, _uc: Uc, offset: int, _size: int, _value: int, base: int) -> None:
         self._holes.append(base + offset)
-
-
-def _addresses(steps: Sequence[Step]) -> list[int]:
-    """List the pages, each by one of its bytes, that the steps are known to ask for."""
-    found: dict[int, None] = {}
-    for step in steps:
-        if isinstance(step, AccessStep):
-            found[step.va] = None
-            last = step.va + step.access.size - 1 & _MASK
-            if last >> 12 != step.va >> 12:
-                found[last] = None
-        elif isinstance(step, ExecuteStep):
-            for value in step.registers.values():
-                for delta in (-0x1000, 0, 0x1000):
-                    found[value + delta & _MASK] = None
-        elif isinstance(step, DeliverStep):
-            bases = (step.idt[0], step.gdt[0], step.tss[0])
-            limits = (step.idt[1], step.gdt[1], step.tss[1])
-            for base, limit in zip(bases, limits, strict=True):
-                for at in range(base, base + limit + 0x1000, 0x1000):
-                    found[at & _MASK] = None
-            found[step.rsp - 1 & _MASK] = None
-    return list(found)

@@ -24,15 +24,17 @@ from unicorn import x86_const as x86
 
 from harness.asm import assemble
 from harness.cpu import CR0, CR4, CpuState
-from harness.engine.unicorn.capabilities import unsupported_access, unsupported_state
-from harness.engine.unicorn.core import Core, Layout, Scratch, slot_base
-from harness.engine.unicorn.library import FLUSH_TLB, LIB
-from harness.engine.unicorn.overwritten import Overwritten
-from harness.engine.unicorn.snippets import (
+from harness.engine.guest.access_stubs import (
     SNIPPETS,
     WIDEST_AT_ONCE,
     key_of,
 )
+from harness.engine.guest.footprint import table_words
+from harness.engine.guest.slots import slots_of, spare_slot, words_of_page
+from harness.engine.unicorn.capabilities import unsupported_access, unsupported_state
+from harness.engine.unicorn.core import Core, Layout, Scratch, slot_base
+from harness.engine.unicorn.library import FLUSH_TLB, LIB
+from harness.engine.unicorn.overwritten import Overwritten
 from harness.errors import EngineError
 from harness.memory import PhysicalMemory
 from harness.outcome import Access, AccessKind, Observation, Outcome
@@ -56,8 +58,6 @@ _ONE_INSTRUCTION = 1 << 3
 """unicorn 2.1.4: HF_INHIBIT_IRQ in hflags ends a block after one instruction; blocks of a page of
 zeros would be 512 instructions long, and take half a millisecond to translate."""
 
-_SHIFTS = {4: (39, 30, 21, 12), 5: (48, 39, 30, 21, 12)}
-_TABLE = 0x000F_FFFF_FFFF_F000
 _MASK = (1 << 64) - 1
 _AC = 1 << 18
 _PROT = {
@@ -340,20 +340,11 @@ class Prober:
     ) -> Observation:
         """Add the entries that changed."""
         changed = {
-            self._address_of(i): old ^ new
+            self._memory.address(i << 3): old ^ new
             for i, old, new in zip(chain, before, after, strict=True)
             if old != new
         }
         return Observation(*seen, changed, stored=stored)
-
-    def _address_of(self, index: int) -> int:
-        """Return the physical address of a word of the buffer."""
-        offset = index << 3
-        for region in self._memory.regions:
-            if offset < region.size:
-                return region.base + offset
-            offset -= region.size
-        raise IndexError(index)
 
     def _aim_gdt(self, core: Core, va: int) -> None:
         core.restore()
@@ -410,35 +401,18 @@ class Prober:
         core.keep()
 
     def _chain_of(self, cpu: CpuState, va: int) -> list[int]:
-        """Word indices that any walk of `va` could read, whatever their bits say.
-
-        This follows address bits alone and decides nothing: a page's frame is followed like a
-        table's, so the list may be longer than the walk.
-        """
-        words, base, end = self._words, self._first.base, self._first.end
-        found = []
-        table = cpu.root
-        for shift in _SHIFTS[cpu.levels]:
-            at = table | (va >> shift & 511) << 3
-            at = at - base if base <= at < end else self._memory.offset(at)
-            if at < 0:
-                break
-            at >>= 3
-            found.append(at)
-            table = words[at] & _TABLE
-        return found
+        """Return the words that any walk of an address could read, whatever their bits say."""
+        return table_words(self._words, self._memory.offset, cpu.root, cpu.levels, va)
 
     @staticmethod
     def _free_slot(levels: int, first: int, last: int) -> int:
         """Return a top-level slot that neither the walk nor the access itself can read."""
-        over = range((first & 0xFFF) >> 3, (last & 0xFFF) >> 3)
-        used = [(first & 0xFFF) >> 3, (last & 0xFFF) >> 3, *over]
-        used += [first >> shift & 511 for shift in _SHIFTS[levels]]
+        used = slots_of(levels, first)
+        used += words_of_page(first, last)
         if first >> 12 != last >> 12:
-            used += [last >> shift & 511 for shift in _SHIFTS[levels]]
-        slot = 0x1E0
-        while slot in used:
-            slot -= 1
+            used += slots_of(levels, last)
+        slot = spare_slot(used)
+        assert slot is not None, "one access leaves more than two hundred slots"
         return slot
 
     # Hooks and the CPUs that carry them.

@@ -24,11 +24,11 @@ from unicorn import (
 from unicorn import x86_const as x86
 
 from harness.address import is_canonical
+from harness.engine.guest.ports import Ports
 from harness.engine.run import PAGE_FAULT, REGISTERS, Budget, Ending, Event, Exit, Start
 from harness.engine.unicorn.capabilities import unsupported_control
 from harness.engine.unicorn.core import Core, Layout, Scratch
 from harness.engine.unicorn.deliver import WITH_ERROR_CODE, Pending, deliver, port_fault
-from harness.engine.unicorn.ports import Ports
 from harness.engine.unicorn.stack import goes_through_stack
 from harness.engine.unicorn.state import EFER, Judge, Refused
 from harness.errors import InputError, NoMemory

@@ -20,7 +20,7 @@ from harness.fuzz import deliveries
 from harness.memory import PhysicalMemory
 from harness.outcome import Outcome
 
-PERMITTED = (Judgement.AGREE, Judgement.OPEN, Judgement.KNOWN)
+PERMITTED = (Judgement.DELIVERED, Judgement.OPEN, Judgement.KNOWN, Judgement.AGREE)
 
 CPU = CpuState(cr3=0x1000, cpl=3)
 # Page n is frame n, for the supervisor; the IDT, the GDT and the TSS each have a page.
@@ -92,7 +92,7 @@ def deliver(
 
 def agreed(memory: dict[int, int] | None = None, cpu: CpuState = CPU, **given: Any) -> StepResult:
     answer = deliver(memory or {}, None, cpu, **given)
-    assert answer.judgement is Judgement.AGREE, answer.sentence
+    assert answer.judgement is Judgement.DELIVERED, answer.sentence
     result = answer.decisive.result
     assert isinstance(result, StepResult)
     return result

@@ -179,7 +179,9 @@ def check_shrinking(bench: Bench, start: int) -> None:
         )
         assert finding.explanations[0].key in again.keys
         pages = 2 if (small.va & 0xFFF) + small.access.size > 0x1000 else 1
-        assert len(small.memory) <= pages * small.cpu.levels
+        # A CPU that takes five levels for four reads one entry more.
+        levels = small.cpu.levels + (finding.explanations[0].rule == "MODE")
+        assert len(small.memory) <= pages * levels
         # Nothing more can be left out of it.
         again_small = shrink_finding(found, type(bench.engine)).question
         assert again_small is not None
