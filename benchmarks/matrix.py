@@ -5,7 +5,7 @@ compares and counts every case, with A and D of every entry of its walk. The bar
 two entries, invalidates, reads and logs both entries and the value; a compiled hook of the fewest
 lines notes each fault in a saved context. It does so over the same pairs of entries as the
 pipeline, which meets them in both rings, with writes, fetches and first accesses as well; and over
-plain pairs, 36 % of them faulting and none of them large, as facts.md has it.
+plain pairs, 36 % of them faulting and none of them large, as docs/matrix.md has it.
 
 Then: two processes against one, the cost of a case from 10^4 to 10^7 of them, and memory.
 """

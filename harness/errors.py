@@ -131,7 +131,7 @@ class AddressNotAligned(AddressError):
 class CpuStateError(InputError):
     """A combination of control bits that the CPU refuses or that is not modelled.
 
-    :ivar rule: the rule of rules.md that it breaks, ``MODE`` or ``CR3``.
+    :ivar rule: the rule of docs/rules.md that it breaks, ``MODE`` or ``CR3``.
     """
 
     def __init__(self, message: str, *, rule: str) -> None:

@@ -1,8 +1,8 @@
 """Run a function in a process of its own, so that an abort ends that process and not ours.
 
 Unicorn and Keystone are C libraries that end the whole process when an assertion of theirs fails
-(facts.md 12). :func:`isolated` calls a function in a new Python process and returns what it
-returned; what it raised is raised here. If the process dies instead, that is an
+(docs/quirks.md, Unicorn 12). :func:`isolated` calls a function in a new Python process and returns
+what it returned; what it raised is raised here. If the process dies instead, that is an
 :class:`~harness.errors.EngineBroken` which says of which signal, and what the worker was doing::
 
     >>> isolated(divmod, 17, 5)

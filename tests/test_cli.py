@@ -32,7 +32,7 @@ from harness.snapshot import load_set
 SETS = {path.name: path for path in page_table_sets()}
 SMALL = SETS["linux-max-pti"]
 
-# The example of design.md, 'Files', word for word.
+# The form that is promised to users, word for word.
 DESIGN_CASE = (
     '{"cpu": {"cr0": "0x80050033", "cr3": "0x1000", "cr4": "0x20", "efer": "0xd00", '
     '"rflags": "0x2", "pkru": "0x0", "cpl": 3, "maxphyaddr": 40},\n'

@@ -20,6 +20,7 @@ from typing import Final
 from harness.check.question import Question
 from harness.cpu import RFLAGS
 from harness.engine.steps import DeliverStep
+from harness.fuzz.generator import generator
 from harness.fuzz.scenario_cpu import scenario_cpu
 
 __all__ = ["RAM", "generate"]
@@ -39,15 +40,6 @@ _IDT, _GDT, _TSS, _STACK, _RSP0, _IST1, _IST2 = 0, 2, 4, 6, 9, 12, 15
 _PAGES = 18
 _FRAMES = 0x1_0000
 _CODE, _DATA = 0x08, 0x10
-
-
-def generate(seed: int, number: int) -> Question:
-    """Make one random scenario.
-
-    :param seed: names the sequence; 0 or more.
-    :param number: its place in the sequence, 0 or more.
-    """
-    return _Maker(Random(seed << 40 | number)).scenario()
 
 
 class _Maker:
@@ -218,3 +210,7 @@ class _Maker:
             entry = _FRAMES + 0x1000 * number
             flags = rng.choice((0, 0, _P, _P | _US | _RW, _P | _RW | 1 << 50, _P | _RW | _XD))
             self._put(self._leaf(number), entry | flags)
+
+
+generate = generator(lambda rng: _Maker(rng).scenario())
+"""Makes one random scenario of a seed and a number."""

@@ -20,6 +20,7 @@ from typing import Final
 from harness.check.question import Question
 from harness.cpu import RFLAGS
 from harness.engine.steps import ExecuteStep
+from harness.fuzz.generator import generator
 from harness.fuzz.scenario_cpu import scenario_cpu
 
 __all__ = ["RAM", "generate"]
@@ -44,15 +45,6 @@ _STACK = (
     *("push rax", "pop rax", "push qword ptr [rsi]", "pop qword ptr [rdi]"),
     *("call qword ptr [rsi]", "leave"),
 )
-
-
-def generate(seed: int, number: int) -> Question:
-    """Make one random scenario.
-
-    :param seed: names the sequence; 0 or more.
-    :param number: its place in the sequence, 0 or more.
-    """
-    return _Maker(Random(seed << 40 | number)).scenario()
 
 
 class _Maker:
@@ -198,3 +190,7 @@ class _Maker:
             shift = 8 * (pa & 7)
             word = self._memory.get(pa & ~7, 0)
             self._memory[pa & ~7] = word & ~(0xFF << shift) | byte << shift
+
+
+generate = generator(lambda rng: _Maker(rng).scenario())
+"""Makes one random scenario of a seed and a number."""

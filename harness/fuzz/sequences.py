@@ -21,6 +21,7 @@ from typing import Final
 from harness.check.question import Question
 from harness.cpu import CR0, CR4, EFER, RFLAGS
 from harness.engine.steps import AccessStep, ControlStep, InvlpgStep, Step, WriteStep
+from harness.fuzz.generator import generator
 from harness.fuzz.scenario_cpu import scenario_cpu
 from harness.outcome import Access, AccessKind
 
@@ -39,15 +40,6 @@ _RECURSIVE = 0x155
 _MASK = (1 << 64) - 1
 _WP, _NXE, _AC = int(CR0.WP), int(EFER.NXE), int(RFLAGS.AC)
 _PGE, _SMEP, _SMAP, _PKE = (int(bit) for bit in (CR4.PGE, CR4.SMEP, CR4.SMAP, CR4.PKE))
-
-
-def generate(seed: int, number: int) -> Question:
-    """Make one random scenario.
-
-    :param seed: names the sequence; 0 or more.
-    :param number: its place in the sequence, 0 or more.
-    """
-    return _Maker(Random(seed << 40 | number)).scenario()
 
 
 class _Maker:
@@ -247,3 +239,7 @@ class _Maker:
         bits = 9 * self._levels + 12
         va &= (1 << bits) - 1
         return va | (-1 << bits & _MASK if va >> bits - 1 else 0)
+
+
+generate = generator(lambda rng: _Maker(rng).scenario())
+"""Makes one random scenario of a seed and a number."""

@@ -14,7 +14,7 @@ class Row:
     """What became of one planted bug.
 
     :ivar flaw: its name: ``PRESENT_2``.
-    :ivar rule: the rule of rules.md that the engine breaks.
+    :ivar rule: the rule of docs/rules.md that the engine breaks.
     :ivar level: the level at which it does; None when it is not about one level.
     :ivar sentence: what the broken CPU does.
     :ivar found: whether a campaign reported it.

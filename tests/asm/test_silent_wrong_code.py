@@ -1,6 +1,7 @@
 """Each line that Keystone 0.9.2 silently gets wrong is an error here, or made right.
 
-The first table is the list in facts.md; the second was found while this assembler was written.
+The first table is the list in docs/quirks.md, Keystone; the second was found while this assembler
+was written.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from harness.errors import AssemblyError
 
 # statement, bits, what Keystone makes of it, part of the reason
 REFUSED = [
-    # facts.md
+    # docs/quirks.md, Keystone
     ("mov rcx,[0xffff800000000000]", 64, "mov rcx, qword ptr [0]", "within 2 GiB"),
     ("mov rax, [rbx+0x80000000]", 64, "mov rax, qword ptr [rbx - 0x80000000]", "displacement"),
     ("push 0x112233445566", 64, "push 0x5566", "32 bits with a sign"),

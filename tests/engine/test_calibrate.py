@@ -117,7 +117,7 @@ def test_a_cpu_that_does_not_do_it(monkeypatch: pytest.MonkeyPatch, flaw: str, w
 
 
 def test_a_cpu_with_translation_off_fails(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The self-test of facts.md 13: the whole calibration on a CPU whose CR0.PG stays clear."""
+    """The self-test of docs/quirks.md, Unicorn 13: a CPU whose CR0.PG stays clear."""
     bench = module._Bench()
     try:
         at = calibrate()
@@ -135,7 +135,7 @@ def test_a_cpu_with_translation_off_fails(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_forgetting_the_previous_exception_is_what_cures(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With the wrong offset the second fault is the wrong vector: facts.md 2."""
+    """With the wrong offset the second fault is the wrong vector: docs/quirks.md, Unicorn 2."""
     from dataclasses import replace
 
     at = calibrate()

@@ -1,8 +1,8 @@
 """What the tests of the walkers share: the hand-made cases, the real sets, and random tables.
 
 ``cases.jsonl`` is the outside fact: each line is a case in the form of ``harness probe`` with what
-must come of it under ``expect``, derived by hand from the manual and from rules.md. Nothing in it
-was computed by this package.
+must come of it under ``expect``, derived by hand from the manual and from docs/rules.md. Nothing in
+it was computed by this package.
 """
 
 import json

@@ -98,7 +98,7 @@ UNICORN: Final[tuple[KnownAccess | KnownSequence, ...]] = (
             "every non-canonical address."
         ),
         source=(
-            "facts.md, Unicorn 10 (vector 13 on data accesses); QEMU 5.0.1 "
+            "docs/quirks.md, Unicorn 10 (vector 13 on data accesses); QEMU 5.0.1 "
             "target/i386/excp_helper.c, handle_mmu_fault: a non-canonical address sets "
             "EXCP0D_GPF; SDM 1, 3.3.7.1."
         ),

@@ -36,21 +36,17 @@ _NEAR: Final = 0xFF_FFFF_F000
 def shrink_access(
     question: Question, differs: Callable[[Question], bool], *, tries: int = 2000
 ) -> Question:
-    """Return the smallest question found that still differs.
+    """Return the smallest question of one access found that still differs.
 
     :param question: one that differs.
     :param differs: says whether a question still differs for the same cause; it must not raise.
     :param tries: how many questions to try at most.
     """
-    shrinker = _Shrinker(question, differs, _identity, tries)
-    return shrinker.run(shrinker.round)
+    return _AccessReducer(question, differs, _identity, tries).run()
 
 
-class _Shrinker(Reducer[Question]):
-    """The smallest question so far."""
-
+class _AccessReducer(Reducer[Question]):
     def round(self) -> None:
-        """Try every kind of simplification once."""
         self._memory()
         self._cpu()
         self._access()

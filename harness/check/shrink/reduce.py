@@ -44,12 +44,16 @@ class Reducer(Generic[_Question]):
         self._identity = identity
         self._tried = {identity(question)}
 
-    def run(self, rounds: Callable[[], None]) -> _Question:
-        """Make rounds until one of them has changed nothing."""
+    def round(self) -> None:
+        """Try every kind of simplification once."""
+        raise NotImplementedError
+
+    def run(self) -> _Question:
+        """Make rounds until one of them has changed nothing, and return the smallest question."""
         before = None
         while before != self._identity(self.question) and self.left > 0:
             before = self._identity(self.question)
-            rounds()
+            self.round()
         return self.question
 
     def take(self, candidate: _Question | None) -> bool:

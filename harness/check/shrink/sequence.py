@@ -29,21 +29,15 @@ _BEGINNING: Final = -1
 def shrink_steps(
     question: Question, differs: Callable[[Question], bool], *, tries: int = 2000
 ) -> Question:
-    """Return the smallest question found that still differs.
+    """Return the smallest question of several steps found that still differs.
 
-    :param question: one that differs.
-    :param differs: says whether a question still differs for the same cause; it must not raise.
-    :param tries: how many questions to try at most.
+    The parameters are those of :func:`~harness.check.shrink.access.shrink_access`.
     """
-    shrinker = _Shrinker(question, differs, _identity, tries)
-    return shrinker.run(shrinker.round)
+    return _StepsReducer(question, differs, _identity, tries).run()
 
 
-class _Shrinker(Reducer[Question]):
-    """The smallest question so far."""
-
+class _StepsReducer(Reducer[Question]):
     def round(self) -> None:
-        """Try every kind of simplification once."""
         self.drop(self.question.steps, lambda kept: _with(self.question, steps=kept))
         self._words()
         self.plainer_cpu(lambda: self.question.cpu, lambda cpu: _with(self.question, cpu=cpu))

@@ -1,12 +1,12 @@
 """Find where Unicorn keeps the parts of its CPU that the API does not show.
 
 Unicorn never delivers an exception to the guest, does not pass the error code of a fault, and
-loses every exception after the first (unicorn 2.1.4, facts.md 1 and 2). All of it can be cured in
-the saved context, a copy of the whole CPU state, once it is known *where* in those bytes the error
-code, the CPL and the rest are. That differs from build to build, so :func:`calibrate` provokes
-events whose outcome is known and looks for the bytes that tell them apart. Each offset must be
-found exactly once and then be seen to work; an engine on which that fails is refused with
-:class:`~harness.errors.EngineBroken` rather than trusted.
+loses every exception after the first (unicorn 2.1.4, docs/quirks.md, Unicorn 1 and 2). All of it
+can be cured in the saved context, a copy of the whole CPU state, once it is known *where* in those
+bytes the error code, the CPL and the rest are. That differs from build to build, so
+:func:`calibrate` provokes events whose outcome is known and looks for the bytes that tell them
+apart. Each offset must be found exactly once and then be seen to work; an engine on which that
+fails is refused with :class:`~harness.errors.EngineBroken` rather than trusted.
 
 >>> from harness.engine.unicorn.calibrate import calibrate
 >>> calibrate().error_code % 4

@@ -92,7 +92,7 @@ class Core:
 
     ``state`` is the context buffer: :meth:`save` copies the CPU into it, :meth:`restore` copies it
     into the CPU, and ``q`` and ``d`` are views of it in 64 and 32 bits. Restoring never flushes
-    the TLB (unicorn 2.1.4, facts.md 5): call :meth:`flush`.
+    the TLB (docs/quirks.md, Unicorn 5): call :meth:`flush`.
     """
 
     def __init__(self, memory: PhysicalMemory, layout: Layout, scratch: Scratch) -> None:
@@ -161,7 +161,7 @@ class Core:
         self.set_control(cpu)
         self.uc.reg_write(x86.UC_X86_REG_EFLAGS, cpu.rflags)
         self.save()
-        # unicorn 2.1.4: writing CS does not change the CPL that the MMU uses (facts.md 3).
+        # unicorn 2.1.4: writing CS does not change the CPL that the MMU uses (quirk 3).
         self.d[self.at.hflags // 4] = self.d[self.at.hflags // 4] & ~3 | cpu.cpl
         self.d[self.at.pkru // 4] = cpu.pkru
         made = bytes(self.state)
@@ -193,7 +193,7 @@ class Core:
                 raise EngineError(f"Unicorn must take {name} = {value:#x}, but holds {got:#x}")
 
     def translate(self, va: int, prot: int) -> int | None:
-        """Ask Unicorn's own MMU; it sets A, and D for a write (facts.md 11).
+        """Ask Unicorn's own MMU; it sets A, and D for a write (docs/quirks.md, Unicorn 11).
 
         :param prot: ``UC_PROT_READ``, ``UC_PROT_WRITE`` or ``UC_PROT_EXEC``
         :returns: the physical address, or None after a fault
@@ -203,7 +203,7 @@ class Core:
         return self._translated.value
 
     def forget_exception(self) -> None:
-        """Let the next exception arrive as itself (unicorn 2.1.4, facts.md 2 and 3)."""
+        """Let the next exception arrive as itself (docs/quirks.md, Unicorn 2 and 3)."""
         self.save()
         self.d[self.at.previous // 4] = 0xFFFF_FFFF
         self.restore()

@@ -1,9 +1,9 @@
 """Take an exception to the guest's own handler, as the CPU would.
 
-Unicorn 2.1.4 never delivers an exception to the guest's IDT (facts.md 1): this does, in 64-bit
-mode (SDM 3A 6.14). Gate, descriptor and TSS are read, and the frame is written, through the guest's
-page tables as implicit supervisor accesses, each translated by Unicorn's own MMU; when one of them
-faults, that is a second exception, and SDM 3A table 6-5 says what becomes of the two.
+Unicorn 2.1.4 never delivers an exception to the guest's IDT (docs/quirks.md, Unicorn 1): this does,
+in 64-bit mode (SDM 3A 6.14). Gate, descriptor and TSS are read, and the frame is written, through
+the guest's page tables as implicit supervisor accesses, each translated by Unicorn's own MMU; when
+one of them faults, that is a second exception, and SDM 3A table 6-5 says what becomes of the two.
 """
 
 from __future__ import annotations

@@ -128,7 +128,8 @@ _Array = NDArray[np.uint64]
 def on_exception(s: _Array, state: _Array, vector: int) -> None:
     """Note an exception and send the loop on; forget the exception, or the next one is lost.
 
-    unicorn 2.1.4, facts.md 2 and 3: forgetting it and leaving ring 3 are both done in the state.
+    unicorn 2.1.4, docs/quirks.md, Unicorn 2 and 3: forgetting it and leaving ring 3 are both done
+    in the state.
     """
     if s[COPIED]:
         hooks.save(s[HANDLE], s[STATE])
@@ -261,7 +262,7 @@ class EntryLoop:
         """Return the number of each landing's stamp; a landing keeps it.
 
         unicorn 2.1.4: code that was translated is not looked at again when the host changes it
-        (facts.md 6).
+        (docs/quirks.md, Unicorn 6).
         """
         new = [pa for pa in landing_words if pa not in self._stamps]
         if len(self._stamps) + len(new) > len(_STAMPS):

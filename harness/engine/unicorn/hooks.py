@@ -97,7 +97,8 @@ def on_write(s: _Array, pa: int, size: int) -> None:
 def on_fault(s: _Array, vector: int) -> None:
     """Note an exception, and let the CPU go on with the next probe.
 
-    unicorn 2.1.4: the next exception is lost unless the previous one is forgotten (facts.md 2).
+    unicorn 2.1.4: the next exception is lost unless the previous one is forgotten (docs/quirks.md,
+    Unicorn 2).
     """
     context = s[CONTEXT]
     save(s[HANDLE], s[SELF] + 8 * context)

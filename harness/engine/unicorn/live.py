@@ -1,11 +1,11 @@
 """Where a running Unicorn keeps its CPU's registers, beside the copies that its API makes.
 
 An exception hook may read and change the CPU by a saved context, which copies 5.6 KB each way
-(facts.md 3). The same words can be changed in place once it is known where they are. They are
-looked for as :mod:`.calibrate` looks for offsets: registers get values that occur nowhere else, and
-memory that Unicorn's handle leads to is searched for them; a place counts only if what the API
-changes is seen there. Reading goes through
-``/proc/self/mem``, which answers an address that is not there with an error.
+(docs/quirks.md, Unicorn 3). The same words can be changed in place once it is known where they are.
+They are looked for as :mod:`.calibrate` looks for offsets: registers get values that occur nowhere
+else, and memory that Unicorn's handle leads to is searched for them; a place counts only if what
+the API changes is seen there. Reading goes through ``/proc/self/mem``, which answers an address
+that is not there with an error.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
 """Several steps on one CPU, in order, with the TLB that the steps before left behind.
 
 Every step starts from the CPU state that the control instructions so far have made: restoring it
-brings back the registers and leaves the TLB alone (unicorn 2.1.4, facts.md 5). What changes that
-state or the TLB is real guest code (``invlpg``, ``mov cr3``, ``wrmsr``, ...) in a top-level slot
-that no step's walk reads, borrowed in every root that is loaded. Memory that a step changes stays
-changed for the next one, and is put back when the last has run.
+brings back the registers and leaves the TLB alone (unicorn 2.1.4, docs/quirks.md, Unicorn 5). What
+changes that state or the TLB is real guest code (``invlpg``, ``mov cr3``, ``wrmsr``, ...) in a
+top-level slot that no step's walk reads, borrowed in every root that is loaded. Memory that a step
+changes stays changed for the next one, and is put back when the last has run.
 """
 
 from __future__ import annotations

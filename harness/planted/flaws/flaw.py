@@ -35,7 +35,7 @@ class Flaw:
     """One way to be wrong.
 
     :ivar name: ``PRESENT_2``.
-    :ivar rule: the rule of rules.md that it breaks.
+    :ivar rule: the rule of docs/rules.md that it breaks.
     :ivar sentence: what the broken CPU does.
     :ivar level: the level at which it does; None when it is not about one level.
     :ivar state: the state in which the right engine is asked instead.

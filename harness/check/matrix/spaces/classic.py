@@ -1,10 +1,10 @@
 """The matrix that kvm-unit-tests' ``access`` enumerates: 19,169,280 cases with 4 or 5 levels.
 
-27 bits, as facts.md describes them: seven of the PTE, nine of the PDE, the PDPTE's R/W, PKRU's AD
-and WD for key 1, whether the leaf has key 1, CPL 3, write, fetch, *twice*, EFER.NXE, CR0.WP and
-CR4.PKE. What is illegal there is pruned here, with the reason. SMEP stays 0; entries above are
-present, writable, user pages and accessed; a PDE that leads to a table has key 2, which PKRU denies
-everything, so that a key taken from the wrong entry shows.
+27 bits, as docs/matrix.md describes them: seven of the PTE, nine of the PDE, the PDPTE's R/W,
+PKRU's AD and WD for key 1, whether the leaf has key 1, CPL 3, write, fetch, *twice*, EFER.NXE,
+CR0.WP and CR4.PKE. What is illegal there is pruned here, with the reason. SMEP stays 0; entries
+above are present, writable, user pages and accessed; a PDE that leads to a table has key 2, which
+PKRU denies everything, so that a key taken from the wrong entry shows.
 
 kvm-unit-tests' bit makes the PDPTE read-only; ours, ``pdpte.rw``, says what the entry holds.
 """

@@ -1,7 +1,7 @@
 """``Classic`` against a second, closed-form statement of kvm-unit-tests' enumeration.
 
-The model here is written from its description in facts.md: boolean formulas on arrays of bits. It
-has nothing in common with the walker, with ``bulk``, or with how a space is built.
+The model here is written from its description in docs/matrix.md: boolean formulas on arrays of
+bits. It has nothing in common with the walker, with ``bulk``, or with how a space is built.
 """
 
 from __future__ import annotations

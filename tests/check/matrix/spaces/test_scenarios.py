@@ -18,7 +18,7 @@ from harness.errors import InputError
 from harness.memory import PhysicalMemory
 
 OK = None
-# The error code of each access, or OK: worked out by hand from rules.md.
+# The error code of each access, or OK: worked out by hand from docs/rules.md.
 EXPECTED: dict[str, list[int | None]] = {
     "alias-2m-read-only": [OK, OK, OK, OK, 0x3, OK, OK, OK, OK, OK, 0x7, OK],
     "dirty-of-each-alias-2m": [OK, OK, OK, OK],
