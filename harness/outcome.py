@@ -2,7 +2,7 @@
 
 An *access* is asked of a virtual address: :class:`Access` says how. Its :class:`Outcome` is one
 word. What one engine saw of one access is an :class:`Observation`; what it saw of a batch is an
-:class:`Observations`, the same in columns. Nothing here fails but a malformed access::
+:class:`Observations`, the same in columns. A malformed access is refused::
 
     >>> Access.of("write")
     Access(AccessKind.WRITE)

@@ -12,8 +12,6 @@ in columns, for whoever draws tables::
       error code  0x7 = P W U: a user write: the page is present and its rights forbid it
       decided at  level 1, PTE 4 at 0x4020 = 0x5003 (P R/W)
       rule        USER_US: A user access needs a user page (4.6.1).
-
-Nothing here fails: any walk can be told.
 """
 
 from __future__ import annotations

@@ -7,7 +7,8 @@ about accesses within one page; one that spans two pages is asked page by page, 
 * a tuple ``(outcome, error_code, pa)``: a word of :class:`~harness.outcome.Outcome`, the error code
   of a fault (None where the walker does not say), the physical address of a translated byte; or
 * an object with ``outcome``, ``error_code``, ``cr2``, ``pa`` and ``sets``, such as a
-  :class:`harness.walker.Walk`: then accessed and dirty bits are compared too.
+  :class:`harness.walker.Walk`: then accessed and dirty bits are compared too. Its ``completed``
+  is False where ``no-memory`` means a missing table; a tuple says that with a ``pa`` of None.
 
 What a tuple leaves out is marked as untold, and is not compared. A walker has no TLB and executes
 nothing: questions of several steps are refused. It raises :class:`~harness.errors.EngineBroken`
@@ -135,12 +136,13 @@ class WalkerEngine(Engine):
             return Observation(Outcome.NO_MEMORY, pa=error.pa, untold=untold), False
         except Exception as error:
             raise EngineBroken(
-                f"the walker {self.name} raised {type(error).__name__}: {error}, for a "
+                f"the {self.name} raised {type(error).__name__}: {error}, for a "
                 f"{access.kind} of {va:#x} at CPL {cpu.cpl}",
                 engine=self.name,
             ) from error
         seen = self._observation(answer, va, access)
-        return seen, seen.outcome.has_pa
+        missing_table = not getattr(answer, "completed", True) or seen.pa is None
+        return seen, seen.outcome.has_pa and not missing_table
 
     def _observation(self, answer: Any, va: int, access: Access) -> Observation:
         try:
@@ -155,7 +157,7 @@ class WalkerEngine(Engine):
             error_code = None if error_code is None else int(error_code)
         except (AttributeError, TypeError, ValueError) as error:
             raise EngineBroken(
-                f"the walker {self.name} must return a Walk or (outcome, error_code, pa), not "
+                f"the {self.name} must return a Walk or (outcome, error_code, pa), not "
                 f"{answer!r}",
                 engine=self.name,
             ) from error
@@ -202,7 +204,7 @@ class WalkerEngine(Engine):
 
         :raises InputError: always.
         """
-        raise InputError(f"the walker {self.name} cannot run code: it only translates")
+        raise InputError(f"the {self.name} cannot run code: it only translates")
 
 
 def _sized(access: Access, size: int) -> Access:

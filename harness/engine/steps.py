@@ -9,7 +9,7 @@ gives a :class:`StepResult` for each::
     engine.play(cpu, [AccessStep(0x4123, Access("read")), WriteStep({0x4020: 0}),
                       InvlpgStep(0x4000), AccessStep(0x4123, Access("read"))])
 
-Nothing here fails; what a step may say is checked where a scenario is read.
+What a step may say is checked where a question is read.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ An address is made of the few indices that its address space has, so that it pas
 that other addresses pass through, recursive ones among them; its offset is often that of one of
 those entries, so that an access to a page that is a table hits what it was translated by (rule
 ``SELF``). Otherwise it lies at a page's end, so that the access spans two pages, at an edge of the
-canonical halves, or anywhere. Nothing here fails.
+canonical halves, or anywhere.
 """
 
 from __future__ import annotations

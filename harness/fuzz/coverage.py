@@ -8,8 +8,6 @@ and :func:`impossible` says of any other why not, so that a table can say "n of 
 
     >>> impossible("RSVD_1G", 2, "read", "user4")
     'only a PDPTE maps a 1 GiB page'
-
-Nothing here fails.
 """
 
 from __future__ import annotations

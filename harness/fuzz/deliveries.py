@@ -8,8 +8,6 @@ every time, on RAM of :data:`RAM`::
 Each has an IDT, a GDT, a TSS and stacks on pages of their own. One or two pieces are then broken: a
 gate, a descriptor, a limit, a selector, a stack pointer, or the page that one of them lies on; half
 of the gates use stacks of the TSS, some of whose pages are missing as well.
-
-Nothing here fails.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Random numbers that are the same on every machine, and cheap to seed once for several cases.
 
 Only :meth:`random.Random.random` is used: the one method of which the standard library promises
-that a seed gives the same sequence in every version of Python. Nothing here fails::
+that a seed gives the same sequence in every version of Python::
 
     >>> dice = Dice(7, 1234)
     >>> dice.below(6) == Dice(7, 1234).below(6)

@@ -9,7 +9,7 @@ the seed, the number and the knobs alone::
     True
 
 Each case stands alone nevertheless: its words are those of the whole space, of which shrinking
-leaves the few that matter. Nothing here fails.
+leaves the few that matter.
 """
 
 from __future__ import annotations

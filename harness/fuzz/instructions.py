@@ -8,8 +8,6 @@ every time, on RAM of :data:`RAM`::
 String instructions run over the ends of pages, read-modify-write instructions meet pages that may
 be read and not written, and the stack's instructions have an operand and a stack of their own. Of
 the pages around them a few are missing, read-only, a supervisor's, reserved, or keyed.
-
-Nothing here fails.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 Which kind a group is of depends on the seed, its number and the knobs. A kind of scenarios is a
 function from seed and number to a :class:`~harness.check.scenario.Question`, the RAM of all that it
-makes, and a knob of the same name: one line of :data:`SCENARIOS`. Nothing here fails.
+makes, and a knob of the same name: one line of :data:`SCENARIOS`.
 """
 
 from __future__ import annotations

@@ -3,8 +3,6 @@
 Every kind of scenario has shares of its own::
 
     cpu = scenario_cpu(rng, 0x1000, wp=0.7, guards=0.2, flags=((AC, 0.3),), pkru=(0, 0xC))
-
-Nothing here fails.
 """
 
 from __future__ import annotations

@@ -9,8 +9,6 @@ A handful of pages share tables, so that what is edited for one matters to anoth
 edited by the kernel's hand or by stores through a recursive slot; then the page is invalidated by
 ``invlpg`` or by a load of CR3, another part of it is, another page is, or nothing is; and then the
 same pages are asked for again, from another ring or after a control bit has changed.
-
-Nothing here fails.
 """
 
 from __future__ import annotations

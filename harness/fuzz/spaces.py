@@ -7,7 +7,7 @@ that points to its own table, or to one above, is used several times by one walk
 Leaves map frames, tables (which so become data), the ends of RAM, and what is not RAM.
 
 How often each of these happens is the knobs' (:mod:`.steer`); which of them happened is told by
-``features``. Nothing here fails.
+``features``.
 """
 
 from __future__ import annotations

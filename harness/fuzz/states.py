@@ -1,7 +1,7 @@
 """Random states of a CPU in long mode, for one address space.
 
 Mostly what the engine has; rarely what it must own up to not having (another MAXPHYADDR, no 1 GiB
-pages, PKS, PCID), which has to end as ``unsupported``. Nothing here fails::
+pages, PKS, PCID), which has to end as ``unsupported``::
 
     >>> cpu = random_state(Dice(1, 2), DEFAULTS, levels=5, root=0x1000, features=set())
     >>> cpu.levels, hex(cpu.root)

@@ -8,7 +8,7 @@ the next round: a knob whose cases earned more credits than the average is turne
 of 3 at most, and one that earned fewer is turned down, by 2 at most.
 
 Everything here is arithmetic on the tally of the rounds before, so that the same tally gives the
-same knobs on every machine. Nothing here fails.
+same knobs on every machine.
 """
 
 from __future__ import annotations

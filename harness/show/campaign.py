@@ -13,7 +13,7 @@ which cells can be reached at all, and which of these no case met::
     >>> coverage.met, coverage.possible, coverage.missing
     (1, 2, ('D/1/write/user4',))
 
-Nothing here fails: every string may hold anything, and is made fit to print by :func:`printable`.
+Every string may hold anything, and is made fit to print by :func:`printable`.
 """
 
 from __future__ import annotations

@@ -5,8 +5,6 @@ light or dark, and can be read on a phone and on paper. Every string in it is es
 lies beside this file::
 
     Path("report.html").write_text(campaign_html(report), encoding="utf-8")
-
-Nothing here fails.
 """
 
 from __future__ import annotations

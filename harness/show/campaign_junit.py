@@ -15,8 +15,6 @@ One ``testsuite`` is one campaign. Its test cases are:
 So the numbers of failures and errors are 0 if and only if the command's exit code is 0::
 
     write(junit_xml(report))
-
-Nothing here fails.
 """
 
 from __future__ import annotations

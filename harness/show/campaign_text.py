@@ -7,7 +7,7 @@ share a row::
 
     print_campaign(console(), report)
 
-It is drawn for 80 to 100 columns; what is longer is wrapped. Nothing here fails.
+It is drawn for 80 to 100 columns; what is longer is wrapped.
 """
 
 from __future__ import annotations

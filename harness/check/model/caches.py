@@ -390,7 +390,7 @@ class History:
         """Find the bound without which the observation would be permitted."""
         step, seen = differs.step, differs.result.seen
         assert isinstance(step, AccessStep)
-        # A key is only kept in mind by who knows of CR4.PKE: without a change of it there is none.
+        # Skip PKE unless CR4.PKE changed.
         ever = {cr4 & _PKE for _, cr4, _ in self._controls}
         for lifted in LIFTED:
             if Bound.PKE in lifted and len(ever) == 1:

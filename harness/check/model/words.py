@@ -1,8 +1,8 @@
 """Memory as a walk sees it: words at physical addresses, and where there is RAM at all.
 
 A walk of a question needs four or ten words. :func:`words_of` gives them without the RAM of a whole
-machine, so that thousands of variations of a question can be walked. Nothing here fails but a read
-outside RAM, as of a :class:`~harness.memory.PhysicalMemory`.
+machine, so that thousands of variations of a question can be walked. A read outside RAM raises
+:class:`~harness.errors.NoMemory`, as that of a :class:`~harness.memory.PhysicalMemory` does.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The ports that a kernel's tests know: serial 0x3F8, debug 0xE9 and exit 0xF4, as QEMU has them.
 
-Nothing here fails: a port where there is nothing reads as ones and swallows what is written.
+A port where there is nothing reads as ones and swallows what is written.
 
 >>> ports = Ports()
 >>> for byte in b"ok":

@@ -1,7 +1,7 @@
 """The bytes that one access has overwritten, and how they come back.
 
 A store may land anywhere: in RAM, in the engine's own frames, in the very entries that translate
-it. What was there before is kept, newest last, until it is put back. Nothing here fails.
+it. What was there before is kept, newest last, until it is put back.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Flaws of the accessed and dirty bits: left out, set too often, set in the wrong entry.
 
 They break A, D, A_ON_FAULT and SELF. A flaw of one level shows where an entry serves that level
-alone. Nothing here fails.
+alone.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Which rows of an answer are page faults, by the bits of their error code.
 
 An access that P and the reserved bits let pass, and a right denies, is reported with P and without
-RSVD. Nothing here fails::
+RSVD::
 
     faults(answer, having=ErrorCode.P, lacking=ErrorCode.RSVD)  # the rows that a right denies
 """

@@ -1,7 +1,7 @@
 """Flaws of caching: what an invalidation leaves, and which edits are seen.
 
 They break STALE, INVLPG, CR3_LOAD and BIG, and show in sequences alone
-(:mod:`harness.planted.sequences` plays them). Nothing here fails.
+(:mod:`harness.planted.sequences` plays them).
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Flaws of what a page fault reports: its error code and CR2.
 
-They break ERR. Nothing here fails.
+They break ERR.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """How a broken CPU takes entries: edits, put together from small ones.
 
 An edit takes the entries of one level (:class:`~harness.planted.query.Entry`) and gives them as the
-broken CPU sees them. Nothing here fails::
+broken CPU sees them::
 
     at(2, present(set_bits(PageTableFlags.WRITABLE)))  # R/W of a present PDE is not looked at
 """

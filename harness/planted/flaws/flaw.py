@@ -1,7 +1,7 @@
 """What a flaw is: data that says how a CPU is broken.
 
 A :class:`Flaw` may ask the right engine something else (another state, another address, other
-entries), change the answer, or change a sequence. Nothing here fails::
+entries), change the answer, or change a sequence::
 
     Flaw("PKU", "PKU", "CR4.PKE is ignored: keys deny nothing", state=without("cr4", CR4.PKE))
 """

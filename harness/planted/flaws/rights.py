@@ -1,6 +1,6 @@
 """Flaws of the rights: which accesses U/S, R/W, XD, WP, SMEP, SMAP and the keys let pass.
 
-They break COMBINE, USER_US, USER_RW, NX, WP, SMEP, SMAP, PKU and KEY. Nothing here fails.
+They break COMBINE, USER_US, USER_RW, NX, WP, SMEP, SMAP, PKU and KEY.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Flaws of accesses that span two pages: which is translated, stored to and reported first.
 
-They break SPLIT. Nothing here fails.
+They break SPLIT.
 """
 
 from __future__ import annotations

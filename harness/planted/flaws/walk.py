@@ -1,6 +1,6 @@
 """Flaws of the walk: which address is taken, which entries end it, and what comes first.
 
-They break MODE, CR3, CANONICAL, PRESENT, the reserved bits, PAT and ORDER. Nothing here fails.
+They break MODE, CR3, CANONICAL, PRESENT, the reserved bits, PAT and ORDER.
 """
 
 from __future__ import annotations

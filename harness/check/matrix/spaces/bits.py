@@ -11,7 +11,7 @@ but the size of the page or the key of the leaf are one choice among several::
     ((), (Bit('cr0.wp'),))
 
 A combination that is not worth asking is pruned by an :class:`Illegal`, which gives the reason in
-words. Nothing here fails, but an unknown name is a KeyError.
+words. An unknown name is a KeyError.
 """
 
 from __future__ import annotations
