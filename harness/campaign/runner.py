@@ -42,7 +42,7 @@ from harness.campaign.executor import Executor, LocalExecutor, Task
 from harness.campaign.journal import Finished, Journal
 from harness.campaign.progress import CampaignProgress, Meter
 from harness.campaign.split import Attempt, Deaths
-from harness.check.findings.finding import Finding
+from harness.check.findings.finding import BROKE, Finding
 from harness.check.findings.roots import root_causes
 from harness.check.findings.tally import Tally
 from harness.check.work import Shard, Work
@@ -328,7 +328,7 @@ class _Run:
         waiting = deque(
             finding
             for key, finding in sorted(findings.items())
-            if finding.question is not None and key not in shrunk
+            if finding.question is not None and finding.judgement != BROKE and key not in shrunk
         )
         running: dict[int, Finding] = {}
         while waiting or running:

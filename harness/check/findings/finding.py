@@ -12,6 +12,7 @@ exemplar is kept depends on ``first`` alone, so that the order in which shards e
 from __future__ import annotations
 
 import dataclasses
+import re
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -27,6 +28,8 @@ __all__ = ["BROKE", "Finding", "broken", "finding_of"]
 
 BROKE: Final = "broke"
 """The judgement on a question on which the engine died, hung, or said itself that it went wrong."""
+
+_NUMBER: Final = re.compile(r"0x[0-9a-fA-F_]+|\d+")
 
 _RULE_OF_BOUND: Final = {"invlpg": "INVLPG", "cr3_load": "CR3_LOAD", "order": "STALE"}
 
@@ -154,6 +157,8 @@ def finding_of(question: Question, answer: EngineAnswer, first: int = 0) -> Find
 def broken(question: Question | None, first: int, sentence: str, why: str, engine: str) -> Finding:
     """Return the finding that the engine broke.
 
+    Its key leaves numbers out, so that one flaw met at many addresses is one finding.
+
     :param question: on which; None when it is not known.
     :param first: the question's number.
     :param sentence: says on which question, and how.
@@ -161,7 +166,7 @@ def broken(question: Question | None, first: int, sentence: str, why: str, engin
     :param engine: the spec that opens it.
     """
     return Finding(
-        key=f"{BROKE}: {why}",
+        key=f"{BROKE}: {_NUMBER.sub('N', why)}",
         judgement=BROKE,
         rule="",
         sentence=sentence,
