@@ -12,8 +12,8 @@ what it returned; what it raised is raised here. If the process dies instead, th
     harness.errors.EngineBroken: the worker died of SIGABRT while running abort
 
 A worker says what it does by :func:`doing`, which costs nothing elsewhere. :func:`isolated_all`
-runs several calls, some at a time, and gives their progress and their ends as they come; who
-decides call by call what comes next uses a :class:`Pool`.
+runs several calls, some at a time, and gives their progress and their ends as they come; a
+caller that schedules each call itself uses a :class:`Pool`.
 
 The function and its arguments go by pickle: the function must be importable by its name, and not
 be from ``__main__``. A new process costs about 0.05 s, and what it imports.
@@ -128,7 +128,7 @@ def isolated_all(
 
 
 class Pool:
-    """Some processes that make calls, for who decides call by call what comes next.
+    """Some processes that make calls, for a caller that schedules each call itself.
 
     A process is started when a call needs it, and kept for later calls::
 

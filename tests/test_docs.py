@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 
-from harness import Access, CpuState, Outcome, PhysicalMemory, read_kernel, walk
+from harness import read_kernel
 from harness.cli import cli
 
 ROOT = Path(__file__).parents[1]
@@ -28,20 +27,10 @@ def _blocks(language: str) -> list[tuple[str, str]]:
     ]
 
 
-def my_walker(
-    read_u64: Callable[[int], int], cpu: CpuState, va: int, access: Access
-) -> tuple[Outcome, int | None, int | None]:
-    """Stand in for the reader's own walker."""
-    memory = read_u64.__self__  # type: ignore[attr-defined]
-    assert isinstance(memory, PhysicalMemory)
-    found = walk(memory, cpu, va, access)
-    return found.outcome, found.error_code, found.pa
-
-
 @pytest.mark.parametrize(("page", "code"), _blocks("python"))
 def test_python_examples_run(page: str, code: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
-    exec(compile(code, page, "exec"), {"my_walker": my_walker})
+    exec(compile(code, page, "exec"), {})
 
 
 @pytest.mark.parametrize(

@@ -106,7 +106,7 @@ def memory_from_json(name: str, data: object) -> dict[int, int]:
     """Return the words that a ``memory`` object describes.
 
     :param name: what an error calls the object.
-    :raises InputError: for a word or an address that is none.
+    :raises InputError: for an unknown word or a malformed address.
     """
     words = obj(name, data)
     memory = {

@@ -1,7 +1,7 @@
 """The kinds of groups: plain cases, and what takes several steps on one CPU.
 
 Which kind a group is of depends on the seed, its number and the knobs. A kind of scenarios is a
-function from seed and number to a :class:`~harness.check.scenario.Question`, the RAM of all that it
+function from seed and number to a :class:`~harness.check.question.Question`, the RAM of all that it
 makes, and a knob of the same name: one line of :data:`SCENARIOS`.
 """
 

@@ -65,7 +65,7 @@ def run_table(
     :param enough: see :func:`run_flaw`.
     :param sample: see :func:`run_flaw`.
     :param progress: is told the name of a flaw that is done, how many are, and of how many.
-    :raises KeyError: for a name that is none.
+    :raises KeyError: for an unknown name.
     """
     flaws = [FLAWS[name] for name in (FLAWS if names is None else names)]
     rows: dict[int, Row] = {}

@@ -291,7 +291,8 @@ def _print_scenarios(out: Console, report: CampaignReport) -> None:
         out.print(_text(f"✓ scenarios that agree: {agree} of {len(report.scenarios)}", "green"))
     for name, became in report.scenarios:
         if became != "agree":
-            out.print(_text(f"✗ scenario {name}: {became}", _STYLES.get(became, "")))
+            mark = "·" if became in ("unsupported", "known", "open") else "✗"
+            out.print(_text(f"{mark} scenario {name}: {became}", _STYLES.get(became, "")))
 
 
 def _print_verdict(out: Console, report: CampaignReport) -> None:

@@ -13,7 +13,7 @@ a covering array of these. A :class:`Space` is some groups, one after another::
     >>> space.number(space.bits(1_000_000))
     1000000
 
-A space goes by pickle as its class and its number of levels. A number that is none of its cases
+A space goes by pickle as its class and its number of levels. A number outside its cases
 and bits that are none of its combinations are an :class:`~harness.errors.InputError`.
 """
 
