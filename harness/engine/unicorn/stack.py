@@ -4,7 +4,7 @@ A non-canonical address raises #SS when the access goes through SS, else #GP (SD
 Unicorn 2.1.4 raises #GP for both. The instruction says which it is: a memory operand based on RSP
 or RBP goes through SS, unless FS or GS overrides, and so does all that pushes and pops.
 
->>> through_stack(bytes.fromhex("50"), 0, {"rsp": 0x8000_0000_0000}.get)  # push rax
+>>> through_stack(bytes.fromhex("50"), 0, {"rsp": 0x8000_0000_0100}.get)  # push rax
 True
 >>> through_stack(bytes.fromhex("488b00"), 0, {"rax": 0x8000_0000_0000}.get)  # mov rax, [rax]
 False
