@@ -32,6 +32,11 @@ def page_fault_report(memory: PhysicalMemory, cpu: CpuState, fault: Event) -> st
     assert fault.cr2 is not None
     found = walk(memory, cpu.replace(cpl=fault.cpl), fault.cr2, _access(fault))
     report = fault_report(found)
+    if fault.cpl == 3 and not fault.implicit and not (fault.error_code or 0) & ErrorCode.U:
+        report += (
+            "\n  the engine reports a supervisor access at CPL 3, which this instruction does not "
+            "make: that is the engine's mistake"
+        )
     if found.error_code != fault.error_code:
         report += (
             "\n  the page tables say otherwise now: the guest changed them, or its TLB was stale"
@@ -40,10 +45,9 @@ def page_fault_report(memory: PhysicalMemory, cpu: CpuState, fault: Event) -> st
 
 
 def _access(fault: Event) -> Access:
-    """Read the access off the error code; an implicit one has U/S clear at CPL 3."""
+    """Read the kind off the error code; whether it is implicit the instruction has told."""
     code = ErrorCode(fault.error_code or 0)
     if code & ErrorCode.I:
         return Access.of("fetch")
-    implicit = fault.cpl == 3 and not code & ErrorCode.U
     kind = AccessKind.WRITE if code & ErrorCode.W else AccessKind.READ
-    return Access(kind, implicit=implicit)
+    return Access(kind, implicit=fault.implicit)

@@ -157,8 +157,7 @@ class WalkerEngine(Engine):
             error_code = None if error_code is None else int(error_code)
         except (AttributeError, TypeError, ValueError) as error:
             raise EngineBroken(
-                f"the {self.name} must return a Walk or (outcome, error_code, pa), not "
-                f"{answer!r}",
+                f"the {self.name} must return a Walk or (outcome, error_code, pa), not {answer!r}",
                 engine=self.name,
             ) from error
         if outcome is Outcome.MAPPED and pa is not None and self.memory.offset(pa) < 0:

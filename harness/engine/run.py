@@ -96,6 +96,8 @@ class Event:
     :ivar cpl: the privilege level it came from.
     :ivar handler: where the guest's own handler took over, None if delivery failed.
     :ivar note: why delivery failed, or what followed.
+    :ivar implicit: whether an access of the CPU's own raised it, of a descriptor table or the TSS.
+        The engine knows that from what the instruction does, never from the error code.
     """
 
     vector: int
@@ -105,6 +107,7 @@ class Event:
     cpl: int
     handler: int | None = None
     note: str | None = None
+    implicit: bool = False
 
     def __str__(self) -> str:
         text = f"{vector_name(self.vector)} at {format_address(self.rip)} (CPL {self.cpl})"
@@ -128,6 +131,7 @@ class Event:
             "cpl": self.cpl,
             "handler": _hex(self.handler),
             "note": self.note,
+            "implicit": self.implicit,
         }
 
 

@@ -138,7 +138,7 @@ def _square(coverage: Coverage, cell: Cell, top: int) -> Square:
 
 
 def share_bar(report: CampaignReport) -> tuple[Piece, ...]:
-    """Return the pieces of a bar that is 1000 wide; a piece that is not zero is wide enough to be seen."""
+    """Return the pieces of a bar that is 1000 wide; none of them is too thin to be seen."""
     counts = [(word, report.judged(word)) for word in JUDGEMENTS if report.judged(word)]
     whole = sum(count for _, count in counts)
     widths = [max(8.0, 1000 * count / whole) for _, count in counts]

@@ -1,4 +1,4 @@
-"""``--walker``: a walker of a stranger's, with a mistake at one level, is found, shrunk and named."""
+"""``--walker``: a stranger's walker with a mistake at one level is found, shrunk and named."""
 
 from __future__ import annotations
 
@@ -97,7 +97,8 @@ def test_a_mistake_at_one_level_is_found_shrunk_and_named(tmp_path: Path) -> Non
     assert ended.returncode == 1, ended.stderr
     report = json.loads(ended.stdout)
     titles = [each["key"] for each in report["findings"]]
-    assert titles and all(each.endswith(":L2") for each in titles), titles
+    assert titles
+    assert all(each.endswith(":L2") for each in titles), titles
     assert any("R/W" in each for each in titles), titles
     assert report["unsupported"] < 1_000, report["unsupported"]
 

@@ -326,7 +326,7 @@ def test_a_handler_that_is_not_canonical_is_gp(guest: Guest, gate: Any) -> None:
         (0x00, 0x00, "the gate's code selector is null"),
         (0x10, 0x10, "selector 0x10 is not 64-bit code for CPL 0"),
         (0x20, 0x20, "selector 0x20 is not 64-bit code for CPL 0"),
-        (0x0C, 0x0C, "the GDT has no descriptor for selector 0xc"),
+        (0x0C, 0x0C, "the LDT has no descriptor for selector 0xc"),
         (0x88, 0x88, "the GDT has no descriptor for selector 0x88"),
     ],
 )

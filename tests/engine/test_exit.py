@@ -41,6 +41,7 @@ def test_the_exit_of_a_kernel_in_json(guest: Guest) -> None:
             "cpl": 0,
             "handler": "0x100016",
             "note": None,
+            "implicit": False,
         }
     ]
     assert (given["serial"], given["debug"], given["exit_code"]) == ("k", "", None)

@@ -157,17 +157,32 @@ def test_pushf_before_a_missing_page_is_not_executed_wrongly(guest: Guest) -> No
 
 
 @pytest.mark.parametrize(
-    "code", ["jmp rax", "push rax\nret", "push 0x10\npush 0x80000\npush 2\npush 8\npush rax\niretq"]
+    ("code", "length"),
+    [
+        ("jmp rax", 2),
+        ("call rax", 2),
+        ("push rax\nret", 1),
+        ("push 0\npush rax\nret 8", 3),
+        ("mov [0x300000], rax\njmp [0x300000]", 7),
+        ("mov [0x300000], rax\ncall [0x300000]", 7),
+        ("push 0x10\npush 0x80000\npush 2\npush 8\npush rax\niretq", 2),
+        ("push 8\npush rax\nretfq", 2),
+    ],
 )
-def test_a_jump_to_a_non_canonical_address_is_not_answered(
-    guest: Guest, gate: Any, code: str
+def test_a_jump_to_a_non_canonical_address_is_gp_at_the_jump(
+    guest: Guest, gate: Any, code: str, length: int
 ) -> None:
-    ended = guest.run(f"mov rax, {NOT_CANONICAL:#x}\n{code}", {13: gate()})
-    assert ended.ending is Ending.UNSUPPORTED
-    assert ended.detail == (
-        "it went to 0x800000000000, not canonical: a CPU raises #GP at the instruction that goes "
-        "there, and Unicorn only behind it"
+    *before, jump = code.split("\n")
+    first = [f"mov rax, {NOT_CANONICAL:#x}", *before, "mov r15, rsp", f"here: {jump}"]
+    ended = guest.run("\n".join([*first, "hlt", "gp: lea r14, [rip + here]\nhlt"]), {13: "gp"})
+    assert vectors(ended) == [(13, 0)]
+    assert ended.ending is Ending.HALT
+    # Nothing has changed: the frame lies below the stack as it was before the jump.
+    assert (ended.events[0].rip, ended.registers["rsp"]) == (
+        ended.registers["r14"],
+        (ended.registers["r15"] & ~15) - 48,
     )
+    assert ended.events[0].note == "0x800000000000 is not canonical"
 
 
 @pytest.mark.parametrize(
@@ -224,40 +239,71 @@ def test_tables_that_the_host_changes_between_runs(guest: Guest) -> None:
 
 
 @pytest.mark.parametrize(
-    ("code", "detail"),
+    ("bit", "name"),
+    [(13, "VMXE"), (17, "PCIDE"), (19, "KL"), (23, "CET"), (24, "PKS"), (27, "LASS"), (32, "FRED")],
+)
+def test_what_unicorn_lacks_ends_the_run_before_it_is_loaded(
+    guest: Guest, bit: int, name: str
+) -> None:
+    ended = guest.run(f"mov rax, cr4\nbts rax, {bit}\nmov cr4, rax\nmov ebx, 1\nhlt")
+    assert ended.ending is Ending.UNSUPPORTED
+    assert ended.detail.startswith(
+        f"it turned on CR4.{name}, which Unicorn does not implement, at 0x"
+    )
+    assert (ended.control["cr4"], ended.registers["rbx"]) == (0x20, 0)
+
+
+@pytest.mark.parametrize(
+    "code",
     [
-        (
-            "mov rax, cr4\nbts rax, 17\nmov cr4, rax",
-            "it turned on what is not there: Unicorn does not implement PCID (CR4 = 0x20020)",
+        "mov rax, cr4\nbtr rax, 5\nmov cr4, rax",
+        "mov rax, cr4\nbts rax, 12\nmov cr4, rax",
+        "mov rax, cr4\nbts rax, 15\nmov cr4, rax",
+        "mov rax, cr4\nbts rax, 40\nmov cr4, rax",
+        "mov rax, cr3\nbts rax, 45\nmov cr3, rax",
+        "mov rax, cr0\nbtr rax, 31\nmov cr0, rax",
+        "mov rax, cr0\nbts rax, 29\nmov cr0, rax",
+        "mov rax, cr0\nbts rax, 33\nmov cr0, rax",
+        "mov eax, 16\nmov cr8, rax",
+        "mov rax, 0x100000000\nmov dr7, rax",
+        "mov ecx, 0xc0000080\nrdmsr\nbts eax, 1\nwrmsr",
+        "mov ecx, 0xc0000080\nrdmsr\nbtr eax, 8\nwrmsr",
+        "mov ecx, 0x277\nmov eax, 2\nxor edx, edx\nwrmsr",
+        *(
+            f"mov ecx, {msr:#x}\nxor eax, eax\nmov edx, 0x8000\nwrmsr"
+            for msr in (
+                0x175,
+                0x176,
+                *range(0xC000_0082, 0xC000_0084),
+                *range(0xC000_0100, 0xC000_0103),
+            )
         ),
-        (
-            "mov rax, cr4\nbts rax, 24\nmov cr4, rax",
-            "it turned on what is not there: Unicorn does not implement PKS (CR4 = 0x1000020)",
-        ),
-        (
-            "mov rax, cr4\nbtr rax, 5\nmov cr4, rax",
-            "it loaded control registers that a CPU refuses, and Unicorn does not: CR4.PAE must "
-            "be 1 in long mode, not 0 as in cr4=0x0",
-        ),
-        (
-            "mov rax, cr4\nbts rax, 12\nmov cr4, rax",
-            "it changed CR4.LA57 in long mode, which a CPU refuses, and Unicorn does not",
-        ),
-        (
-            "mov rax, cr3\nbts rax, 45\nmov cr3, rax",
-            "it loaded control registers that a CPU refuses, and Unicorn does not: the bits of "
-            "CR3 from bit 40 (maxphyaddr) up must be 0, not 0x2000_0000_0000 "
-            "(in 0x2000_0000_1000)",
-        ),
-        ("mov rax, cr0\nbtr rax, 31\nmov cr0, rax", "it left long mode, which is not modelled"),
+        "mov rax, 0x800000000000\nmov [0x300002], rax\nlidt [0x300000]",
     ],
 )
-@pytest.mark.parametrize("then", ["hlt", "ud2"])
-def test_what_a_cpu_refuses_is_unsupported(
-    guest: Guest, gate: Any, code: str, detail: str, then: str
-) -> None:
-    ended = guest.run(f"{code}\n{then}", {6: gate(), 13: gate(), 14: gate()})
-    assert (ended.ending, ended.detail, ended.cpu) == (Ending.UNSUPPORTED, detail, None)
+def test_a_refused_value_is_gp_and_changes_nothing(guest: Guest, code: str) -> None:
+    *before, last = code.split("\n")
+    source = "\n".join(
+        [*before, f"here: {last}", "mov ebx, 1\nhlt", "gp: lea r14, [rip + here]\nhlt"]
+    )
+    ended = guest.run(source, {13: "gp"})
+    assert vectors(ended) == [(13, 0)], ended.detail
+    assert (ended.events[0].rip, ended.registers["rbx"]) == (ended.registers["r14"], 0)
+    assert (ended.control["cr0"], ended.control["cr4"]) == (0x8005_0033, 0x20)
+    assert (ended.control["cr3"], ended.control["efer"]) == (0x1000, 0xD00)
+
+
+def test_bits_of_cr0_that_do_not_exist_stay_0(guest: Guest) -> None:
+    ended = guest.run("mov rax, cr0\nmov rcx, rax\nbts rax, 20\nmov cr0, rax\nmov rbx, cr0\nhlt")
+    assert ended.registers["rbx"] == ended.registers["rcx"]
+    assert ended.registers["rax"] == ended.registers["rcx"] | 1 << 20
+
+
+@pytest.mark.parametrize("code", ["rdmsr", "wrmsr"])
+def test_an_msr_that_is_not_there_is_not_answered(guest: Guest, code: str) -> None:
+    ended = guest.run(f"mov ecx, 0x48\n{code}\nhlt")
+    assert ended.ending is Ending.UNSUPPORTED
+    assert ended.detail.startswith("Unicorn does not implement MSR 0x48, at 0x")
 
 
 def test_what_a_cpu_takes_is_in_the_state_at_the_end(guest: Guest) -> None:

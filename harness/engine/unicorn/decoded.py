@@ -95,7 +95,7 @@ class Decoded:
             name
             for operand in _detailed(self.code, self.at, self.long)
             if operand.type == _register_type()
-            for name in (_names(self.long)(operand.reg),)
+            for name in (_names(self.long)(operand.reg) or "",)
         ]
 
     def immediate(self) -> int | None:
@@ -144,11 +144,11 @@ class Decoded:
         override = self._override()
         if override is not None:
             address += register(f"{override}_base") or 0
-        return address & (_MASK if self.long else 0xFFFF_FFFF)
+        return int(address) & (_MASK if self.long else 0xFFFF_FFFF)
 
 
 def _full(register: Registers, name: str) -> int:
-    value = register(_WIDE.get(name, name)) or 0
+    value = int(register(_WIDE.get(name, name)) or 0)
     return value & 0xFFFF_FFFF if name in _WIDE else value
 
 

@@ -11,15 +11,14 @@ from __future__ import annotations
 import struct
 from dataclasses import dataclass, replace
 
-from unicorn import UC_PROT_READ, UC_PROT_WRITE
 from unicorn import x86_const as x86
 
 from harness.address import is_canonical
 from harness.engine.run import PAGE_FAULT, Event, vector_name
+from harness.engine.unicorn.accesses import Accesses, Raised
 from harness.engine.unicorn.core import Core
-from harness.errors import NoMemory
 
-__all__ = ["WITH_ERROR_CODE", "Pending", "deliver", "port_fault"]
+__all__ = ["WITH_ERROR_CODE", "Pending", "deliver", "descriptor_table", "port_fault"]
 
 _DOUBLE_FAULT, _INVALID_TSS, _NOT_PRESENT, _STACK, _PROTECTION = 8, 10, 11, 12, 13
 _CONTRIBUTORY = frozenset({0, _INVALID_TSS, _NOT_PRESENT, _STACK, _PROTECTION})
@@ -40,6 +39,7 @@ class Pending:
     ``software`` is an ``int n``: its gate must allow the CPL, and it is never part of a double
     fault. ``origin`` is the address of that instruction, which a second exception returns to.
     ``trap`` is an exception that comes after its instruction, which needs no RF to go on.
+    ``implicit`` is one that an access of the CPU's own has raised.
     """
 
     vector: int
@@ -47,16 +47,7 @@ class Pending:
     software: bool = False
     trap: bool = False
     origin: int | None = None
-
-
-class _Second(Exception):
-    """Delivery itself raised an exception."""
-
-    def __init__(self, vector: int, error_code: int, why: str) -> None:
-        super().__init__(why)
-        self.vector = vector
-        self.error_code = error_code
-        self.why = why
+    implicit: bool = False
 
 
 def deliver(core: Core, first: Pending) -> tuple[list[Event], bool]:
@@ -77,10 +68,11 @@ def deliver(core: Core, first: Pending) -> tuple[list[Event], bool]:
             _cr2(core) if pending.vector == PAGE_FAULT else None,
             rip,
             cpl,
+            implicit=pending.implicit,
         )
         try:
             handler = _enter(core, pending, cpl, rip)
-        except _Second as second:
+        except Raised as second:
             events.append(replace(event, note=second.why))
             if pending.vector == _DOUBLE_FAULT:
                 return events, False
@@ -96,7 +88,7 @@ def _cr2(core: Core) -> int:
     return int(core.uc.reg_read(x86.UC_X86_REG_CR2))
 
 
-def _after(first: Pending, second: _Second) -> Pending:
+def _after(first: Pending, second: Raised) -> Pending:
     """SDM 3A table 6-5: what two exceptions make."""
     serious = second.vector in _CONTRIBUTORY
     if not first.software and (
@@ -104,73 +96,15 @@ def _after(first: Pending, second: _Second) -> Pending:
         or (first.vector == PAGE_FAULT and (serious or second.vector == PAGE_FAULT))
     ):
         return Pending(_DOUBLE_FAULT, 0)
-    return Pending(second.vector, second.error_code)
-
-
-class _Supervisor:
-    """The CPU's own accesses: CPL 0 and AC clear, whatever the guest was doing."""
-
-    def __init__(self, core: Core) -> None:
-        self._core = core
-        self._flags = int(core.uc.reg_read(x86.UC_X86_REG_EFLAGS))
-        core.save()
-        self._hflags = core.d[core.at.hflags // 4]
-        core.d[core.at.hflags // 4] = self._hflags & ~3
-        core.restore()
-        core.uc.reg_write(x86.UC_X86_REG_EFLAGS, self._flags & ~_AC)
-
-    def restore(self) -> None:
-        """Make the CPU the guest's again."""
-        core = self._core
-        core.save()
-        core.d[core.at.hflags // 4] = self._hflags
-        core.restore()
-        core.uc.reg_write(x86.UC_X86_REG_EFLAGS, self._flags)
-
-    def read(self, va: int, size: int, what: str) -> bytes:
-        return b"".join(
-            self._core.memory.read(pa, count)
-            for pa, count in self._pieces(va, size, UC_PROT_READ, what)
-        )
-
-    def write(self, va: int, data: bytes, what: str) -> None:
-        pieces = self._pieces(va, len(data), UC_PROT_WRITE, what)
-        for pa, count in pieces:
-            if not self._core.memory.contains(pa, count):
-                raise NoMemory(pa)
-        for pa, count in pieces:
-            self._core.uc.mem_write(pa, data[:count])
-            data = data[count:]
-
-    def _pieces(self, va: int, size: int, prot: int, what: str) -> list[tuple[int, int]]:
-        """Translate page by page, before anything is touched."""
-        core, found = self._core, []
-        while size:
-            count = min(size, 0x1000 - (va & 0xFFF))
-            marker = core.uc.reg_read(x86.UC_X86_REG_CR2)
-            core.uc.reg_write(x86.UC_X86_REG_CR2, ~va & _MASK)
-            pa = core.translate(va & _MASK, prot)
-            if pa is None:
-                core.save()
-                if core.q[core.at.cr2 // 8] == ~va & _MASK:
-                    core.uc.reg_write(x86.UC_X86_REG_CR2, marker)
-                    raise _Second(_PROTECTION, 0, f"{what} at {va & _MASK:#x} is not canonical")
-                error = core.d[core.at.error_code // 4]
-                raise _Second(PAGE_FAULT, error, f"{what} at {va & _MASK:#x} faults")
-            core.uc.reg_write(x86.UC_X86_REG_CR2, marker)
-            found.append((pa, count))
-            va += count
-            size -= count
-        return found
+    return Pending(second.vector, second.error_code, implicit=second.implicit)
 
 
 def _enter(core: Core, pending: Pending, cpl: int, rip: int) -> int:
     """Put the CPU at the first instruction of the handler.
 
-    :raises _Second: when that raises an exception; the CPU is then as it was, but for CR2.
+    :raises Raised: when that raises an exception; the CPU is then as it was, but for CR2.
     """
-    supervisor = _Supervisor(core)
-    try:
+    with Accesses(core, implicit=True) as supervisor:
         gate = _gate(core, supervisor, pending, cpl)
         external = _external(pending)
         target, conforming = _code_segment(core, supervisor, gate.selector, cpl, external)
@@ -178,7 +112,7 @@ def _enter(core: Core, pending: Pending, cpl: int, rip: int) -> int:
         rsp = core.q[core.at.registers // 8 + 4]
         if gate.ist or new_cpl < cpl:
             rsp = _tss_stack(core, supervisor, gate.ist, new_cpl, external)
-        flags = int(core.uc.reg_read(x86.UC_X86_REG_EFLAGS)) & ~_AC | supervisor._flags & _AC
+        flags = int(core.uc.reg_read(x86.UC_X86_REG_EFLAGS)) & ~_AC | supervisor.flags & _AC
         # A double fault is an abort, no fault (SDM 3A table 6-1): RF is pushed as it was.
         is_fault = not (pending.software or pending.trap or pending.vector == _DOUBLE_FAULT)
         frame = [
@@ -194,19 +128,15 @@ def _enter(core: Core, pending: Pending, cpl: int, rip: int) -> int:
         data = struct.pack(f"<{len(frame)}Q", *reversed(frame))
         try:
             supervisor.write(rsp, data, "the stack")
-        except _Second as second:
+        except Raised as second:
             if second.vector == _PROTECTION:
-                raise _Second(_STACK, external, second.why) from None
+                raise Raised(_STACK, external, second.why) from None
             raise
         levels = 5 if core.uc.reg_read(x86.UC_X86_REG_CR4) & _LA57 else 4
         if not is_canonical(gate.offset, levels):
-            raise _Second(
+            raise Raised(
                 _PROTECTION, external, f"the gate's handler {gate.offset:#x} is not canonical"
             )
-    except _Second:
-        supervisor.restore()
-        raise
-    supervisor.restore()
     if new_cpl != cpl:
         core.uc.reg_write(x86.UC_X86_REG_SS, new_cpl)
     core.uc.reg_write(x86.UC_X86_REG_CS, gate.selector & ~3 | new_cpl)
@@ -235,55 +165,70 @@ class _Gate:
     interrupt: bool
 
 
-def _gate(core: Core, supervisor: _Supervisor, pending: Pending, cpl: int) -> _Gate:
+def _gate(core: Core, supervisor: Accesses, pending: Pending, cpl: int) -> _Gate:
     """Read and judge the IDT's gate (SDM 3A 6.14.1)."""
     name = vector_name(pending.vector)
     code = pending.vector << 3 | _IDT | _external(pending)
     _, base, limit, _ = core.uc.reg_read(x86.UC_X86_REG_IDTR)
     if pending.vector * 16 + 15 > limit:
-        raise _Second(_PROTECTION, code, f"the IDT, limit {limit:#x}, has no gate for {name}")
+        raise Raised(_PROTECTION, code, f"the IDT, limit {limit:#x}, has no gate for {name}")
     raw = supervisor.read(base + 16 * pending.vector, 16, f"the IDT's gate for {name}")
     low, selector, ist, kind, middle, high = struct.unpack("<HHBBHI4x", raw)
     if kind & 0x1F not in (0xE, 0xF):
-        raise _Second(
+        raise Raised(
             _PROTECTION,
             code,
             f"the IDT's gate for {name} has type {kind & 0x1F:#x}, not 0xe or 0xf",
         )
     if pending.software and kind >> 5 & 3 < cpl:
-        raise _Second(_PROTECTION, code, f"the IDT's gate for {name} is not open to CPL {cpl}")
+        raise Raised(_PROTECTION, code, f"the IDT's gate for {name} is not open to CPL {cpl}")
     if not kind & 0x80:
-        raise _Second(_NOT_PRESENT, code, f"the IDT's gate for {name} is not present")
+        raise Raised(_NOT_PRESENT, code, f"the IDT's gate for {name} is not present")
     return _Gate(high << 32 | middle << 16 | low, selector, ist & 7, kind & 0xF == 0xE)
 
 
 def _code_segment(
-    core: Core, supervisor: _Supervisor, selector: int, cpl: int, external: int
+    core: Core, supervisor: Accesses, selector: int, cpl: int, external: int
 ) -> tuple[int, bool]:
     """Read and judge the handler's code segment; return its DPL and whether it conforms."""
     code = selector & ~3 | external
     if not selector & ~3:
-        raise _Second(_PROTECTION, external, "the gate's code selector is null")
-    _, base, limit, _ = core.uc.reg_read(x86.UC_X86_REG_GDTR)
-    if selector & 4 or (selector | 7) > limit:
-        raise _Second(_PROTECTION, code, f"the GDT has no descriptor for selector {selector:#x}")
-    raw = supervisor.read(base + (selector & ~7), 8, "the GDT's code descriptor")
+        raise Raised(_PROTECTION, external, "the gate's code selector is null")
+    name, base, limit = descriptor_table(core, selector)
+    if (selector | 7) > limit:
+        raise Raised(_PROTECTION, code, f"the {name} has no descriptor for selector {selector:#x}")
+    at = base + (selector & ~7)
+    raw = supervisor.read(at, 8, f"the {name}'s code descriptor")
     access, flags = raw[5], raw[6]
     dpl = access >> 5 & 3
     if access & 0x18 != 0x18 or dpl > cpl or flags & 0x60 != 0x20:
-        raise _Second(_PROTECTION, code, f"selector {selector:#x} is not 64-bit code for CPL {cpl}")
+        raise Raised(_PROTECTION, code, f"selector {selector:#x} is not 64-bit code for CPL {cpl}")
     if not access & 0x80:
-        raise _Second(_NOT_PRESENT, code, f"the code segment {selector:#x} is not present")
+        raise Raised(_NOT_PRESENT, code, f"the code segment {selector:#x} is not present")
+    if not access & 1:
+        supervisor.write(at + 5, bytes([access | 1]), f"the {name}'s code descriptor")
     return dpl, bool(access & 4)
 
 
-def _tss_stack(core: Core, supervisor: _Supervisor, ist: int, cpl: int, external: int) -> int:
+def descriptor_table(core: Core, selector: int) -> tuple[str, int, int]:
+    """Return the name, base and limit of the table that a selector's TI bit chooses.
+
+    Without an LDT its limit is -1.
+    """
+    if not selector & 4:
+        _, base, limit, _ = core.uc.reg_read(x86.UC_X86_REG_GDTR)
+        return "GDT", base, limit
+    chosen, base, limit, _ = core.uc.reg_read(x86.UC_X86_REG_LDTR)
+    return "LDT", base, limit if chosen & ~3 else -1
+
+
+def _tss_stack(core: Core, supervisor: Accesses, ist: int, cpl: int, external: int) -> int:
     """Read a stack pointer from the TSS (SDM 3A 8.7)."""
     selector, base, limit, _ = core.uc.reg_read(x86.UC_X86_REG_TR)
     at = 36 + 8 * (ist - 1) if ist else 4 + 8 * cpl
     name = f"IST{ist}" if ist else f"RSP{cpl}"
     if at + 7 > limit:
-        raise _Second(
+        raise Raised(
             _INVALID_TSS,
             selector & ~3 | external,
             f"the TSS, limit {limit:#x}, does not hold {name}",
@@ -303,16 +248,14 @@ def port_fault(core: Core, port: int, size: int) -> Pending | None:
     refused = Pending(_PROTECTION, 0)
     if limit < _IO_MAP_BASE + 1:
         return refused
-    supervisor = _Supervisor(core)
     name = "the TSS's I/O map"
     try:
-        at = int.from_bytes(supervisor.read(base + _IO_MAP_BASE, 2, name), "little")
-        first = at + (port >> 3)
-        if first + 1 > limit:
-            return refused
-        bits = int.from_bytes(supervisor.read(base + first, 2, name), "little")
-    except _Second as second:
-        return Pending(second.vector, second.error_code)
-    finally:
-        supervisor.restore()
+        with Accesses(core, implicit=True) as supervisor:
+            at = int.from_bytes(supervisor.read(base + _IO_MAP_BASE, 2, name), "little")
+            first = at + (port >> 3)
+            if first + 1 > limit:
+                return refused
+            bits = int.from_bytes(supervisor.read(base + first, 2, name), "little")
+    except Raised as second:
+        return Pending(second.vector, second.error_code, implicit=True)
     return refused if bits >> (port & 7) & (1 << size) - 1 else None

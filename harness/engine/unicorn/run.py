@@ -6,7 +6,7 @@ exception to the guest's own IDT. Ports, ``hlt`` and the budgets are as a kernel
 
 from __future__ import annotations
 
-import time
+from dataclasses import replace
 from typing import Any, NoReturn
 
 from unicorn import (
@@ -15,22 +15,29 @@ from unicorn import (
     UC_HOOK_INSN,
     UC_HOOK_INTR,
     UC_HOOK_MEM_UNMAPPED,
-    UC_MEM_FETCH_UNMAPPED,
-    UC_PROT_EXEC,
-    UC_QUERY_TIMEOUT,
     Uc,
     UcError,
 )
 from unicorn import x86_const as x86
 
 from harness.address import is_canonical
-from harness.engine.guest.ports import Ports
 from harness.engine.run import PAGE_FAULT, REGISTERS, Budget, Ending, Event, Exit, Start
+from harness.engine.unicorn.accesses import Raised
+from harness.engine.unicorn.astray import back_to_jump
 from harness.engine.unicorn.capabilities import unsupported_control
+from harness.engine.unicorn.clock import Clock
 from harness.engine.unicorn.core import Core, Layout, Scratch
-from harness.engine.unicorn.deliver import WITH_ERROR_CODE, Pending, deliver, port_fault
+from harness.engine.unicorn.decoded import LONGEST, Decoded, decode
+from harness.engine.unicorn.deliver import WITH_ERROR_CODE, Pending, deliver
+from harness.engine.unicorn.known_in_runs import accessed_in_faulting_1g
+from harness.engine.unicorn.otherwise import otherwise
+from harness.engine.unicorn.port_gate import PortGate
+from harness.engine.unicorn.preflight import Go, need_of, preflight
+from harness.engine.unicorn.preflight import Refused as Unable
 from harness.engine.unicorn.stack import goes_through_stack
 from harness.engine.unicorn.state import EFER, Judge, Refused
+from harness.engine.unicorn.stepping import Stepping
+from harness.engine.unicorn.watch import Watch
 from harness.errors import InputError, NoMemory
 from harness.memory import PhysicalMemory
 
@@ -68,12 +75,12 @@ class Runner:
 
     def __init__(self, memory: PhysicalMemory, layout: Layout, scratch: Scratch) -> None:
         self._core = core = Core(memory, layout, scratch)
-        self._memory = memory
         uc = core.uc
+        self._watch = Watch(core, scratch)
+        self._gate = PortGate(core, self._watch)
+        self._step = Stepping(core)
         uc.hook_add(UC_HOOK_INTR, self._on_exception)
         uc.hook_add(UC_HOOK_MEM_UNMAPPED, self._on_no_memory)
-        uc.hook_add(UC_HOOK_INSN, self._on_in, aux1=x86.UC_X86_INS_IN)
-        uc.hook_add(UC_HOOK_INSN, self._on_out, aux1=x86.UC_X86_INS_OUT)
         uc.hook_add(UC_HOOK_INSN, self._on_syscall, aux1=x86.UC_X86_INS_SYSCALL)
         uc.hook_add(UC_HOOK_INSN, self._on_sysenter, aux1=x86.UC_X86_INS_SYSENTER)
         self._reset()
@@ -87,10 +94,10 @@ class Runner:
         self._syscall = False
         self._sysenter: int | None = None
         self._no_memory: tuple[int, int] | None = None
-        self._step_from: int | None = None
-        self._ports = Ports()
-        self._port: tuple[int, int] | None = None
-        self._frozen: bytes | None = None
+        self._step.at = None
+        self._once: Go | None = None
+        self._watch.begin()
+        self._gate.begin()
         self._events: list[Event] = []
         self._dropped = 0
         self._counted: int | None = None
@@ -109,7 +116,8 @@ class Runner:
             self._counted, self._limit = 0, budget.instructions
             counter = self._core.uc.hook_add(UC_HOOK_CODE, self._on_instruction)
         try:
-            self._loop(start, time.monotonic() + budget.seconds, budget)
+            with Clock(self._core.uc, budget.seconds) as clock:
+                self._loop(start, clock, budget)
         except _Ended as ended:
             return self._end(ended.ending, ended.detail)
         finally:
@@ -154,28 +162,30 @@ class Runner:
         core.q[core.at.rip // 8] = start.rip
         core.restore()
 
-    def _loop(self, start: Start, deadline: float, budget: Budget) -> NoReturn:
-        uc = self._core.uc
+    def _loop(self, start: Start, clock: Clock, budget: Budget) -> NoReturn:
         stop = _NOWHERE if start.stop is None else start.stop
         while True:
-            left = int((deadline - time.monotonic()) * 1e6)
-            if left <= 0:
+            if clock.late:
                 raise _Ended(Ending.SECONDS, f"it still ran after {budget.seconds:g} s")
             self._pending, self._syscall, self._no_memory = None, False, None
+            self._stepped_once = False
             rip = self._rip()
-            if self._step_from is not None:
+            if self._step.at is not None:
                 self._arm(rip)
-            failed = None
-            try:
-                uc.emu_start(rip, stop, timeout=left)
-            except UcError as error:
-                failed = error
+            failed = self._start(rip, stop)
             rip = self._rip()
-            if self._step_from is not None:
-                if self._stepped(rip):
+            watched, stopped = self._watch.take()
+            if watched and self._pending is None and failed is None:
+                if self._step.at is not None:
+                    self._step.disarm()
+                if stopped is not None:
+                    self._look(*stopped)
+                continue
+            if self._step.at is not None:
+                if self._step.done(rip, self._pending):
                     continue
-            elif self._too_early(rip):
-                self._step_from = rip
+            elif self._step.too_early(rip, self._pending, self._no_memory, self._judge.levels or 4):
+                self._step.at = rip
                 continue
             if failed is not None:
                 self._failed(failed)
@@ -184,11 +194,9 @@ class Runner:
                     Ending.UNSUPPORTED,
                     f"sysenter at {self._sysenter:#x} is not executed by this engine",
                 )
-            if self._frozen is not None:
-                self._thaw(self._frozen)
-            if self._port is not None:
-                self._refuse_port(*self._port)
-            code = self._ports.exit_code
+            self._gate.thaw()
+            self._look_at_ports()
+            code = self._gate.ports.exit_code
             if code is not None:
                 raise _Ended(Ending.EXIT, f"it wrote to the exit port: exit code {code}")
             if self._pending is not None:
@@ -198,12 +206,70 @@ class Runner:
             elif self._counted is not None and self._counted > self._limit:
                 self._counted = self._limit
                 raise _Ended(Ending.INSTRUCTIONS, f"it still ran after {self._limit} instructions")
+            elif self._stepped_once:
+                continue
             elif rip == stop:
                 raise _Ended(Ending.STOP, f"it reached {rip:#x}")
-            elif not uc.query(UC_QUERY_TIMEOUT):
+            elif not clock.late:
                 if self._core.fetch(rip - 1, 1) != _HLT:
                     raise _Ended(Ending.UNSUPPORTED, f"Unicorn stopped at {rip:#x} for no reason")
                 raise _Ended(Ending.HALT, f"it halted at {rip:#x}")
+
+    def _arm(self, rip: int) -> None:
+        try:
+            self._step.arm(rip)
+        except Unable as unable:
+            raise _Ended(Ending.UNSUPPORTED, str(unable)) from None
+
+    def _look_at_ports(self) -> None:
+        """Raise what an access to a port raises."""
+        try:
+            self._pending = self._gate.fault() or self._pending
+        except NoMemory as error:
+            raise _Ended(
+                Ending.NO_MEMORY, f"the TSS's I/O map needs memory at {error.pa:#x}, not RAM"
+            ) from None
+        except Unable as unable:
+            raise _Ended(Ending.UNSUPPORTED, str(unable)) from None
+
+    def _start(self, rip: int, stop: int) -> UcError | None:
+        """Let the CPU run until something stops it."""
+        go, self._once = self._once, None
+        try:
+            if go is None:
+                self._core.uc.emu_start(rip, stop)
+            else:
+                with otherwise(self._core, rip, go):
+                    self._core.uc.emu_start(rip, stop, count=1)
+                self._stepped_once = True
+        except UcError as error:
+            return error
+        return None
+
+    def _look(self, instruction: Decoded, need: str) -> None:
+        """Look at the instruction that the CPU stands before, and let it be executed, or not."""
+        if self._counted is not None:
+            self._counted -= 1  # it is counted again when it is executed
+        try:
+            go = preflight(self._core, instruction, need)
+        except Raised as error:
+            self._core.forget_exception()
+            self._step.at = None
+            self._deliver(
+                Pending(error.vector, error.error_code, implicit=error.implicit), error.why
+            )
+            return
+        except Unable as unable:
+            raise _Ended(Ending.UNSUPPORTED, f"{unable}, at {instruction.at:#x}") from None
+        except NoMemory as error:
+            raise _Ended(
+                Ending.NO_MEMORY,
+                f"{instruction.mnemonic} at {instruction.at:#x} needs memory at {error.pa:#x}, "
+                "not RAM",
+            ) from None
+        self._core.forget_exception()
+        self._watch.let(instruction.at)
+        self._once = None if go.plain else go
 
     def _failed(self, error: UcError) -> None:
         if self._no_memory is not None:
@@ -218,7 +284,7 @@ class Runner:
             return
         raise _Ended(Ending.UNSUPPORTED, f"Unicorn stopped with an error of its own: {error}")
 
-    def _deliver(self, pending: Pending) -> None:
+    def _deliver(self, pending: Pending, note: str | None = None) -> None:
         try:
             long_mode = self._judge.look()
         except Refused as refused:
@@ -230,13 +296,26 @@ class Runner:
                 Ending.UNSUPPORTED,
                 f"exception {pending.vector} came before long mode, where none is delivered",
             )
+        if pending.vector == PAGE_FAULT:
+            entry = accessed_in_faulting_1g(self._core, pending.error_code or 0)
+            if entry is not None:
+                raise _Ended(
+                    Ending.UNSUPPORTED,
+                    f"a reserved bit of the 1 GiB page's entry at {entry:#x} faulted, and Unicorn "
+                    "sets A there, which no CPU does (a-in-faulting-1g-page)",
+                )
         if not is_canonical(rip, levels):
-            raise _Ended(
-                Ending.UNSUPPORTED,
-                f"it went to {rip:#x}, not canonical: a CPU raises #GP at the instruction that "
-                "goes there, and Unicorn only behind it",
-            )
-        if pending == _NOT_CANONICAL and goes_through_stack(self._core, rip, levels):
+            if pending != _NOT_CANONICAL or not back_to_jump(self._core, self._watch.last_block()):
+                raise _Ended(
+                    Ending.UNSUPPORTED,
+                    f"it stood at {rip:#x}, not canonical, and no jump led there",
+                )
+            note = f"{rip:#x} is not canonical"
+        elif (
+            note is None
+            and pending == _NOT_CANONICAL
+            and goes_through_stack(self._core, rip, levels)
+        ):
             pending = Pending(_STACK_FAULT, 0)
         try:
             events, entered = deliver(self._core, pending)
@@ -245,6 +324,8 @@ class Runner:
                 Ending.NO_MEMORY,
                 f"exception {pending.vector} needs memory at {error.pa:#x}, not RAM",
             ) from None
+        if note is not None and events[0].note is None:
+            events[0] = replace(events[0], note=note)
         self._note(events)
         if not entered:
             raise _Ended(Ending.SHUTDOWN, "a triple fault: no handler could be entered")
@@ -302,9 +383,9 @@ class Runner:
             control=dict(sorted(control.items())),
             events=tuple(self._events),
             dropped=self._dropped,
-            serial=bytes(self._ports.serial),
-            debug=bytes(self._ports.debug),
-            exit_code=self._ports.exit_code,
+            serial=bytes(self._gate.ports.serial),
+            debug=bytes(self._gate.ports.debug),
+            exit_code=self._gate.ports.exit_code,
             instructions=self._counted,
             cpu=cpu,
         )
@@ -322,7 +403,7 @@ class Runner:
 
     def _on_exception(self, uc: Uc, vector: int, _data: Any) -> None:
         core = self._core
-        if self._frozen is not None:
+        if self._gate.frozen is not None:
             uc.emu_stop()
             return
         core.save()
@@ -334,6 +415,7 @@ class Runner:
             vector,
             error_code,
             software,
+            implicit=vector == PAGE_FAULT and self._reads_descriptors(),
             trap=vector == _DEBUG_EXCEPTION and bool(self._dr6() & _SINGLE_STEP),
             origin=self._origin(vector, core.q[core.at.rip // 8]) if software else None,
         )
@@ -343,6 +425,23 @@ class Runner:
         """Return the address of the ``int3`` or ``int n`` that ends at an address."""
         return after - (
             1 if vector == _BREAKPOINT and self._core.fetch(after - 1, 1) == _INT3 else 2
+        )
+
+    def _reads_descriptors(self) -> bool:
+        """Whether CR2 lies in a descriptor table that the instruction at RIP reads."""
+        core = self._core
+        core.save()
+        long = bool(core.d[core.at.hflags // 4] & _CS64)
+        found = decode(
+            core.fetch(core.q[core.at.rip // 8], LONGEST), core.q[core.at.rip // 8], long
+        )
+        if found is None or need_of(found, 4) not in ("segment", "far", "far-return", "table"):
+            return False
+        cr2 = int(core.uc.reg_read(x86.UC_X86_REG_CR2))
+        tables = (x86.UC_X86_REG_GDTR, x86.UC_X86_REG_LDTR, x86.UC_X86_REG_TR)
+        return any(
+            base <= cr2 <= base + limit
+            for _, base, limit, _ in (core.uc.reg_read(table) for table in tables)
         )
 
     def _dr6(self) -> int:
@@ -367,115 +466,6 @@ class Runner:
     def _on_sysenter(self, uc: Uc, _data: Any) -> None:
         self._sysenter = self._rip()
         uc.emu_stop()
-
-    def _on_in(self, uc: Uc, port: int, size: int, _data: Any) -> int:
-        return 0 if self._closed(uc, port, size) else self._ports.read(port, size)
-
-    def _on_out(self, uc: Uc, port: int, size: int, value: int, _data: Any) -> None:
-        if not self._closed(uc, port, size):
-            self._ports.write(port, size, value)
-            if self._ports.exit_code is not None:
-                self._freeze(uc)
-
-    def _closed(self, uc: Uc, port: int, size: int) -> bool:
-        """Whether an access to a port must not happen; unicorn 2.1.4 does not look at IOPL."""
-        if self._frozen is not None:
-            return True
-        core = self._core
-        core.save()
-        if not uc.reg_read(x86.UC_X86_REG_CR0) & _PROTECTED:
-            return False
-        cpl = core.d[core.at.hflags // 4] & 3
-        if cpl <= int(uc.reg_read(x86.UC_X86_REG_EFLAGS)) >> 12 & 3:
-            return False
-        self._port = port, size
-        self._freeze(uc)
-        return True
-
-    def _freeze(self, uc: Uc) -> None:
-        """Let nothing happen behind this instruction.
-
-        unicorn 2.1.4: emu_stop ends a run only behind the translated block. What the block still
-        does to the registers is undone by :meth:`_thaw`, and a root table that maps nothing keeps
-        it from memory.
-        """
-        self._core.save()
-        self._frozen = bytes(self._core.state)
-        cr0 = uc.reg_read(x86.UC_X86_REG_CR0)
-        if not cr0 & _PAGING:
-            uc.reg_write(x86.UC_X86_REG_CR4, uc.reg_read(x86.UC_X86_REG_CR4) | _PAE)
-            uc.reg_write(x86.UC_X86_REG_CR0, cr0 | _PAGING | _PROTECTED)
-        uc.reg_write(x86.UC_X86_REG_CR3, self._core.layout.scratch + Scratch.EMPTY)
-        uc.emu_stop()
-
-    def _thaw(self, frozen: bytes) -> None:
-        core = self._core
-        core.state[:] = frozen
-        core.restore()
-        core.flush()
-        self._frozen = None
-
-    def _refuse_port(self, port: int, size: int) -> None:
-        """Raise #GP for a port that ring 3 may not use."""
-        self._port = None
-        try:
-            self._pending = port_fault(self._core, port, size)
-        except NoMemory as error:
-            raise _Ended(
-                Ending.NO_MEMORY, f"the TSS's I/O map needs memory at {error.pa:#x}, not RAM"
-            ) from None
-        if self._pending is None:
-            raise _Ended(
-                Ending.UNSUPPORTED,
-                f"port {port:#x} at {self._rip():#x} is open by the TSS's I/O map alone, "
-                "which this engine does not execute",
-            )
-
-    # Code at the end of a page.
-    #
-    # unicorn 2.1.4: a block of code that runs on into the next page is translated, and faults,
-    # before its first instruction is executed. Its instructions are then run one by one.
-
-    def _too_early(self, rip: int) -> bool:
-        """Whether what stopped the CPU is the fetch of an instruction behind the one at RIP."""
-        uc = self._core.uc
-        if uc.reg_read(x86.UC_X86_REG_EFLAGS) & _TF:
-            return False
-        if self._no_memory is not None:
-            pa, kind = self._no_memory
-            here = self._core.translate(rip, UC_PROT_EXEC)
-            return kind == UC_MEM_FETCH_UNMAPPED and here is not None and here >> 12 != pa >> 12
-        pending = self._pending
-        return (
-            pending is not None
-            and pending.vector == PAGE_FAULT
-            and not pending.software
-            and uc.reg_read(x86.UC_X86_REG_CR2) == (rip | 0xFFF) + 1
-        )
-
-    def _arm(self, rip: int) -> None:
-        uc = self._core.uc
-        if self._core.fetch(rip, 1) == _PUSHF:
-            raise _Ended(
-                Ending.UNSUPPORTED,
-                f"pushf at {rip:#x}, before a page that is missing, is not executed by this engine",
-            )
-        self._core.forget_exception()
-        uc.reg_write(x86.UC_X86_REG_EFLAGS, uc.reg_read(x86.UC_X86_REG_EFLAGS) | _TF)
-
-    def _stepped(self, rip: int) -> bool:
-        """Take single-stepping back; return whether the next instruction is to be stepped too."""
-        uc, before = self._core.uc, self._step_from
-        assert before is not None
-        uc.reg_write(x86.UC_X86_REG_EFLAGS, uc.reg_read(x86.UC_X86_REG_EFLAGS) & ~_TF)
-        done = self._pending is not None and self._pending.vector == _DEBUG_EXCEPTION
-        if done and self._pending is not None and self._pending.trap:
-            uc.reg_write(x86.UC_X86_REG_DR6, self._dr6() & ~_SINGLE_STEP)
-            self._pending = None
-            self._step_from = rip if before < rip <= before | 0xFFF else None
-            return True
-        self._step_from = None
-        return False
 
 
 _REGISTER = {name: getattr(x86, f"UC_X86_REG_{name.upper()}") for name in REGISTERS}

@@ -48,9 +48,9 @@ def through_stack(code: bytes, rip: int, register: Registers, levels: int = 4) -
     if decoded is None:
         return False
     name = decoded.name
-    if decoded.memory() is not None and name not in ("lea", "nop"):
-        if not is_canonical(decoded.address(register), levels):
-            return decoded.through_stack
+    has_operand = decoded.memory() is not None and name not in ("lea", "nop")
+    if has_operand and not is_canonical(decoded.address(register), levels):
+        return decoded.through_stack
     if name not in _PUSHES | _POPS:
         return False
     top = register("rbp" if name == "leave" else "rsp") or 0
