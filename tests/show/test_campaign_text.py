@@ -43,7 +43,7 @@ def test_it_says_everything(report: CampaignReport) -> None:
         "✗ 2. the engine broke",
         "  not met: gp-for-ss",
         "✓ scenarios that agree: 1 of 2",
-        "✗ scenario smep after a write (5 levels): known",
+        "· scenario smep after a write (5 levels): known",
         "a former finding, now fixed",
         "1 of 2 planted bugs found, named and made small",
         "         85 this engine has no PKS",
