@@ -37,6 +37,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.asm import Program, assemble
+from harness.asm.gnu import SUFFIXES, assemble_gnu
 from harness.engine.run import REGISTERS, Budget, Ending, Exit, Start, vector_name
 from harness.errors import InputError, NoMemory
 from harness.kernel_header import check_header, page_of
@@ -85,16 +86,29 @@ class Kernel:
         :raises AssemblyError: naming file and line.
         :raises InputError: when there is nothing to execute.
         """
-        program = assemble(
-            self.source,
-            base=KERNEL_BASE,
-            bits=32 if self.protected else 64,
-            file=str(self.path),
-            constants={"PML4": TABLES_BASE, **(constants or {})},
-        )
+        program = self.assemble_at(KERNEL_BASE, constants)
         if not program.code:
             raise InputError(f"{self.path} must hold at least one instruction, but is empty")
         return program
+
+    def assemble_at(
+        self, base: int, constants: Mapping[str, int] | None = None, bits: int | None = None
+    ) -> Program:
+        """Assemble it for an address; a ``.s`` or ``.S`` file by the machine's own toolchain.
+
+        :param bits: 32 or 64; as the header says when None.
+        :raises AssemblyError: naming file and line.
+        """
+        bits = bits or (32 if self.protected else 64)
+        if self.path.suffix in SUFFIXES:
+            return assemble_gnu(self.path, base=base, bits=bits, constants=constants)
+        return assemble(
+            self.source,
+            base=base,
+            bits=bits,
+            file=str(self.path),
+            constants={"PML4": TABLES_BASE, **(constants or {})},
+        )
 
     def build(self, engine: str = "unicorn") -> Machine:
         """Make the machine that the header describes, without the code.

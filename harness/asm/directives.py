@@ -27,6 +27,9 @@ _WIDTHS = {
 _NOP = 0x90
 
 _ELSEWHERE = {
+    **dict.fromkeys(
+        (".irp", ".irpc"), "a repetition must be a .rept, or a .macro that is used once for each"
+    ),
     ".att_syntax": "the syntax must be Intel's",
     ".code16": "code must be 32- or 64-bit; 16-bit code is not assembled here",
     **dict.fromkeys(
@@ -63,9 +66,10 @@ def _numbers(word: str, arguments: list[str], scope: Scope) -> bytes:
 
 
 def _number(text: str, width: int, word: str, scope: Scope) -> bytes:
-    value = evaluate(text, scope).number
+    value, _, wraps = evaluate(text, scope)
     bits = width * 8
-    if not -(1 << (bits - 1)) <= value < 1 << bits:
+    lowest = -(1 << bits) if wraps else -(1 << (bits - 1))
+    if not lowest <= value < 1 << bits:
         raise Refusal(f"{word} must hold a number of {bits} bits, not {value:#x}")
     return (value % (1 << bits)).to_bytes(width, "little")
 

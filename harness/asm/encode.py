@@ -26,6 +26,13 @@ import functools
 from dataclasses import replace
 from typing import Any, NamedTuple
 
+from harness.asm.immediate import (
+    check_immediate,
+    is_wide_move,
+    needs_movabs,
+    signed,
+    wrapped,
+)
 from harness.asm.instruction import (
     SIZES,
     FarPointer,
@@ -58,6 +65,7 @@ _JUMPS = {f"j{name}": code for name, code in CONDITIONS.items()}
 
 _STRINGS = {"movs": 0xA4, "cmps": 0xA6, "stos": 0xAA, "lods": 0xAC, "scas": 0xAE}
 _PORT_STRINGS = {"ins": 0x6C, "outs": 0x6E}
+_UNSIZED_STRINGS = frozenset({*_STRINGS, *_PORT_STRINGS, "xlat", "xlatb"})
 _STRING_WIDTHS = {"b": (b"", 0), "w": (b"\x66", 1), "d": (b"", 1), "q": (b"\x48", 1)}
 
 
@@ -136,6 +144,8 @@ def encode(insn: Instruction, bits: int, address: int, *, wide: bool = False) ->
         encoding or Keystone misses it.
     """
     try:
+        if not _is_direct_branch(insn):
+            insn = wrapped(insn, bits)
         if _depends_on_place(insn, bits):
             encoding = _encode(insn, bits, address, wide)
             verify(insn, encoding.code, bits, address)
@@ -160,9 +170,14 @@ def _depends_on_place(insn: Instruction, bits: int) -> bool:
 
 
 def _has_implied_memory(insn: Instruction) -> bool:
-    if insn.mnemonic not in STRINGS and insn.mnemonic != "xlatb":
+    """Whether memory operands only repeat what a string instruction does anyway.
+
+    Keystone 0.9.2 corrupts its own memory with the warning that it gives for such an operand.
+    """
+    if insn.mnemonic not in STRINGS | _UNSIZED_STRINGS:
         return False
-    return bool(insn.operands) and all(isinstance(o, Memory) for o in insn.operands)
+    vector = any(isinstance(o, Register) and o.kind == "vector" for o in insn.operands)
+    return not vector and any(isinstance(o, Memory) for o in insn.operands)
 
 
 def _is_direct_branch(insn: Instruction) -> bool:
@@ -197,14 +212,14 @@ def _encode(insn: Instruction, bits: int, address: int, wide: bool) -> Encoding:
     if insn.mnemonic not in mnemonics():
         raise Refusal(f"a statement must begin with an instruction, not {insn.mnemonic}")
     if _has_implied_memory(insn):
-        # Keystone 0.9.2 would look at the size of such operands only.
         raise Refusal(f"{insn.mnemonic} must have no operands: it always uses rsi, rdi and dx")
+    check_immediate(insn)
     if bits == 64:
         for position, operand in enumerate(insn.operands):
             if isinstance(operand, Memory) and operand.is_bare:
                 return _bare(insn, position, operand, prefix, address)
-    is_wide = wide or _needs_movabs(insn)
-    if is_wide and _is_wide_move(insn):
+    is_wide = wide or needs_movabs(insn)
+    if is_wide and is_wide_move(insn):
         insn = replace(insn, mnemonic="movabs")
     return Encoding(prefix + _assemble(insn, bits), wide=is_wide)
 
@@ -240,7 +255,7 @@ def _branch(insn: Instruction, prefix: bytes, bits: int, address: int, wide: boo
     for opcode, size in ((short, 1), (near, 4)):
         if opcode is None:
             continue
-        distance = _signed(target.value - address - len(prefix + opcode) - size, bits)
+        distance = signed(target.value - address - len(prefix + opcode) - size, bits)
         if -(1 << (8 * size - 1)) <= distance < 1 << (8 * size - 1):
             code = prefix + opcode + distance.to_bytes(size, "little", signed=True)
             return Encoding(code, relative=True, wide=size == 4)
@@ -270,7 +285,7 @@ def _far_pointer(insn: Instruction, pointer: FarPointer, bits: int) -> bytes:
 
 def _push(value: int, bits: int) -> bytes:
     """Encode push of a number: Keystone 0.9.2 makes -1 of 65535 and 16 bits of 0x80000000."""
-    number = _signed(value, bits)
+    number = signed(value, bits)
     if -(1 << (bits - 1)) <= value < 1 << bits:
         if -0x80 <= number < 0x80:
             return b"\x6a" + number.to_bytes(1, "little", signed=True)
@@ -303,9 +318,9 @@ def _bare(
     for form in forms:
         if form == "rip":
             length = len(with_form("rip", 0))
-            disp = _signed(memory.disp - address - length, 64)
+            disp = signed(memory.disp - address - length, 64)
         else:
-            disp = _signed(memory.disp, 64)
+            disp = signed(memory.disp, 64)
         if -(1 << 31) <= disp < 1 << 31:
             code = with_form("rip" if form == "rip" else "riz*1", disp)
             return Encoding(code, relative=form == "rip")
@@ -323,30 +338,6 @@ def _bare(
         f"an address without a register must be within 2 GiB of {near}, "
         f"not {memory.disp:#_x}: load it in a register first"
     )
-
-
-def _signed(value: int, bits: int) -> int:
-    value %= 1 << bits
-    return value - (1 << bits) if value >> (bits - 1) else value
-
-
-def _is_wide_move(insn: Instruction) -> bool:
-    return (
-        insn.mnemonic in ("mov", "movabs")
-        and len(insn.operands) == 2
-        and isinstance(insn.operands[0], Register)
-        and insn.operands[0].kind == "general"
-        and insn.operands[0].width == 64
-        and isinstance(insn.operands[1], Immediate)
-    )
-
-
-def _needs_movabs(insn: Instruction) -> bool:
-    if not _is_wide_move(insn):
-        return False
-    value = insn.operands[1]
-    assert isinstance(value, Immediate)
-    return not -(1 << 31) <= _signed(value.value, 64) < 1 << 31
 
 
 # --- Keystone ----------------------------------------------------------------------------------

@@ -4,8 +4,8 @@ Keystone 0.9.2 truncates what does not fit and has no symbol table, so it is onl
 plain numbers. An expression is evaluated against a :class:`Scope`, which knows the symbols and the
 current address::
 
-    >>> evaluate("(1 << 39) * 3 | SIZE", Constants({"SIZE": 0x1000}))
-    Value(number=1649267445760, is_address=False)
+    >>> evaluate("(1 << 39) * 3 | SIZE", Constants({"SIZE": 0x1000})).number
+    1649267445760
 
 Operators are those of C with C's precedence: ``|| && | ^ & == != < <= > >= << >> + - * / % ~ ! -``.
 Numbers are ``0x1f``, ``0b11``, ``0o17``, ``31`` and ``'A'``, with underscores wherever they help.
@@ -65,10 +65,14 @@ Tokens = tuple[tuple[str, str], ...]
 
 
 class Value(NamedTuple):
-    """A number, and whether it is an address (a label plus or minus a number)."""
+    """A number, whether it is an address (a label plus or minus a number), and whether it wraps.
+
+    A complement or negation that is negative wraps to the width it is used in, as in C.
+    """
 
     number: int
     is_address: bool = False
+    wraps: bool = False
 
 
 class Scope(Protocol):
@@ -223,11 +227,14 @@ class _Parser:
             self.position += 1
             return value
         if text == "-":
-            return Value(_bounded(-self.unary().number))
+            literal = self.peek()[0] == "number"
+            number = _bounded(-self.unary().number)
+            # -129 is a number too small for a byte; -(A + B) is arithmetic of the byte's width.
+            return Value(number) if literal else _wrapping(number)
         if text == "+":
             return self.unary()
         if text == "~":
-            return Value(~self.unary().number)
+            return _wrapping(~self.unary().number)
         if text == "!":
             return Value(int(not self.unary().number))
         if text == "%":
@@ -235,6 +242,10 @@ class _Parser:
         if kind == "end":
             raise Refusal("a number or a name must come at the end of the expression")
         raise Refusal(f"a number or a name must stand where {text!r} does")
+
+
+def _wrapping(number: int) -> Value:
+    return Value(number, wraps=number < 0)
 
 
 def _number(text: str) -> int:
@@ -304,8 +315,9 @@ _OPERATIONS: dict[str, Callable[[int, int], int]] = {
 
 def _apply(operator: str, left: Value, right: Value) -> Value:
     number = _bounded(_OPERATIONS[operator](left.number, right.number))
+    wraps = number < 0 and (left.wraps or right.wraps)
     if operator == "+":
-        return Value(number, left.is_address != right.is_address)
+        return Value(number, left.is_address != right.is_address, wraps)
     if operator == "-":
-        return Value(number, left.is_address and not right.is_address)
-    return Value(number)
+        return Value(number, left.is_address and not right.is_address, wraps)
+    return Value(number, wraps=wraps)

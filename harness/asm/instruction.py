@@ -110,10 +110,14 @@ class Register:
 
 @dataclass(frozen=True, slots=True)
 class Immediate:
-    """A number, or the address that a label stands for."""
+    """A number, or the address that a label stands for.
+
+    :ivar wraps: a complement or negation, which wraps to the operand's width.
+    """
 
     value: int
     is_address: bool = False
+    wraps: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,8 +238,7 @@ def _operand(text: str, scope: Scope) -> Operand:
     if words[0] in SIZES:
         return _sized(parts, words, scope)
     if words[0] == "offset" and len(words) > 1:
-        value = evaluate(parts[1:], scope)
-        return Immediate(value.number, value.is_address)
+        return Immediate(*evaluate(parts[1:], scope))
     if len(words) == 1 and words[0] in _REGISTERS:
         return Register(words[0])
     if words[0] == "st":
@@ -246,8 +249,7 @@ def _operand(text: str, scope: Scope) -> Operand:
         return _memory(parts, words, scope)
     if ":" in words:
         return _far_pointer(parts, words, scope)
-    value = evaluate(parts, scope)
-    return Immediate(value.number, value.is_address)
+    return Immediate(*evaluate(parts, scope))
 
 
 def _sized(parts: Tokens, words: list[str], scope: Scope) -> Memory:

@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from harness.asm.directives import MAX_BYTES, data
 from harness.asm.encode import encode
 from harness.asm.expression import Value, evaluate
+from harness.asm.foreign import advice
 from harness.asm.instruction import is_register, parse
 from harness.asm.program import Labels, Program, Statement
 from harness.asm.refusal import Refusal
@@ -29,6 +30,12 @@ from harness.errors import AssemblyError
 __all__ = ["place"]
 
 _MAX_PASSES = 60
+
+
+def _failed(line: Line, refusal: Refusal) -> AssemblyError:
+    """Make the error of a refused statement: what another assembler's is named as one."""
+    told = advice(line.text)
+    return fail(line, told) if told else fail(line, refusal.reason, refusal.made)
 
 
 def place(
@@ -189,7 +196,7 @@ class _Layout:
             try:
                 self.step(item)
             except Refusal as refusal:
-                found = fail(item.line, refusal.reason, refusal.made)
+                found = _failed(item.line, refusal)
                 if not self.touched:
                     raise found from None
                 error = error or found

@@ -111,8 +111,9 @@ _LOCKED = _words(
 # The memory operand has no size of its own, or the mnemonic alone decides it.
 _ANY_SIZE = _words(
     "lea lgdt lidt sgdt sidt invlpg invpcid fxsave fxsave64 fxrstor fxrstor64 xsave xsave64 xrstor "
-    "xrstor64 xsaveopt xsavec xsaves xrstors clflush clflushopt clwb prefetcht0 prefetcht1 "
-    "prefetcht2 prefetchnta prefetchw cmpxchg8b cmpxchg16b ltr lldt verr verw lmsw movsxd ldmxcsr "
+    "xrstor64 xsaveopt xsaveopt64 xsavec xsavec64 xsaves xsaves64 xrstors xrstors64 clflush "
+    "clflushopt clwb prefetcht0 prefetcht1 prefetcht2 prefetchnta prefetchw cmpxchg8b cmpxchg16b "
+    "ltr lldt verr verw lmsw movsxd ldmxcsr "
     "stmxcsr lss lfs lgs les lds fnsave frstor fnstenv fldenv fnstcw fldcw fnstsw"
 )
 # These have a register that says nothing about the size of the memory beside it.
@@ -189,6 +190,20 @@ def immediate_range(insn: Instruction, position: int, bits: int) -> tuple[int, i
     return -(1 << (width - 1)), (1 << width) - 1
 
 
+# Opcodes, by map, whose operand is 64 bits wide by VEX.W = 1 alone, and 32 outside 64-bit mode.
+_WIDE_BY_VEX = {1: b"\x2a\x2c\x2d\x6e\x7e", 2: b"\xf2\xf3\xf5\xf6\xf7", 3: b"\x16\x22\xf0"}
+
+
+def _ignored_width(insn: Instruction, code: bytes, bits: int) -> str | None:
+    """Refuse VEX.W in 32-bit code, where a CPU ignores it (SDM 2A 2.3.5.2)."""
+    code = code.lstrip(bytes(LEGACY_PREFIXES))
+    if bits == 64 or len(code) < 4 or code[0] != 0xC4 or not code[2] & 0x80:
+        return None
+    if code[3] in _WIDE_BY_VEX.get(code[1] & 0x1F, b""):
+        return f"{insn.mnemonic} of 64 bits must stand in 64-bit code: elsewhere it is 32 bits wide"
+    return None
+
+
 def _width(operand: Operand, insn: Instruction) -> int:
     if isinstance(operand, Register):
         return operand.width
@@ -209,7 +224,7 @@ def verify(insn: Instruction, code: bytes, bits: int, address: int) -> None:
             "the statement must be one instruction that a CPU decodes",
             disassemble(code, bits, address),
         )
-    reason = _difference(insn, decoded[0], bits, address)
+    reason = _difference(insn, decoded[0], bits, address) or _ignored_width(insn, code, bits)
     if reason:
         raise Refusal(reason, disassemble(code, bits, address))
 

@@ -25,24 +25,19 @@ def asm(file: Path, base: int | None, bits: str | None, as_json: bool) -> None:
     """Assemble FILE and list address, bytes and source of every statement.
 
     Keystone assembles, Capstone reads back what came out, and a statement that did not become
-    what it says is an error that names the line.
+    what it says is an error that names the line. A .s or .S file is GNU's language, and goes
+    through this machine's cc and ld.
     """
     program = _assemble(file, base, bits)
     click.echo(json.dumps(_json(program)) if as_json else program.listing())
 
 
 def _assemble(file: Path, base: int | None, bits: str | None) -> Program:
-    from harness.asm import assemble
     from harness.kernels import read_kernel
-    from harness.machine import KERNEL_BASE, TABLES_BASE
+    from harness.machine import KERNEL_BASE
 
-    kernel = read_kernel(file)
-    return assemble(
-        kernel.source,
-        base=KERNEL_BASE if base is None else base,
-        bits=int(bits) if bits is not None else 32 if kernel.protected else 64,
-        file=str(file),
-        constants={"PML4": TABLES_BASE},
+    return read_kernel(file).assemble_at(
+        KERNEL_BASE if base is None else base, bits=None if bits is None else int(bits)
     )
 
 

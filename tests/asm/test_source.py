@@ -17,7 +17,7 @@ def code(source: str, **constants: int) -> str:
 @pytest.mark.parametrize(
     "source",
     [
-        "nop ; hlt",
+        "nop ; halt",
         "nop # hlt",
         "nop // hlt",
         "/* hlt\n hlt */ nop",
