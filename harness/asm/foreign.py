@@ -10,6 +10,11 @@ from __future__ import annotations
 import re
 from typing import Final
 
+from harness.asm.expression import Constants
+from harness.asm.instruction import parse
+from harness.asm.refusal import Refusal
+from harness.asm.verify import mnemonics
+
 __all__ = ["advice", "hidden_instruction"]
 
 _NASM: Final = {
@@ -77,11 +82,6 @@ def hidden_instruction(comment: str) -> str | None:
 
     :param comment: what follows the ``;`` on a line that has a statement before it.
     """
-    from harness.asm.expression import Constants
-    from harness.asm.instruction import parse
-    from harness.asm.refusal import Refusal
-    from harness.asm.verify import mnemonics
-
     text = comment.split(";")[0].strip()
     if not text:
         return None
@@ -89,4 +89,4 @@ def hidden_instruction(comment: str) -> str | None:
         found = parse(text, Constants({}))
     except Refusal:
         return None
-    return text if found.mnemonic in mnemonics() | {"iretq", "sysretq", "cli", "hlt"} else None
+    return text if found.mnemonic in mnemonics() else None

@@ -20,11 +20,11 @@ from dataclasses import dataclass, field
 from harness.asm.directives import MAX_BYTES, data
 from harness.asm.encode import encode
 from harness.asm.expression import Value, evaluate
-from harness.asm.foreign import advice
+from harness.asm.foreign import advice, hidden_instruction
 from harness.asm.instruction import is_register, parse
 from harness.asm.program import Labels, Program, Statement
 from harness.asm.refusal import Refusal
-from harness.asm.source import Line, assignment, fail
+from harness.asm.source import Line, assignment, comment_behind, fail
 from harness.errors import AssemblyError
 
 __all__ = ["place"]
@@ -36,6 +36,18 @@ def _failed(line: Line, refusal: Refusal) -> AssemblyError:
     """Make the error of a refused statement: what another assembler's is named as one."""
     told = advice(line.text)
     return fail(line, told) if told else fail(line, refusal.reason, refusal.made)
+
+
+def _check_comment(line: Line) -> None:
+    """Refuse ``cli; hlt``: the second instruction would be left out."""
+    comment = comment_behind(line.source) if line.text else None
+    hidden = hidden_instruction(comment) if comment else None
+    if hidden is not None:
+        raise fail(
+            line,
+            f"`;` begins a comment, so that `{hidden}` behind it would be left out: put it on a line "
+            "of its own, or begin the comment with //",
+        )
 
 
 def place(
@@ -93,6 +105,7 @@ class _Layout:
     def __post_init__(self) -> None:
         parent = ""
         for position, item in enumerate(self.items):
+            _check_comment(item.line)
             label = item.line.label
             if label is None:
                 if item.line.word in (".equ", ".set") or "=" in item.line.text:

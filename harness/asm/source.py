@@ -19,7 +19,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from harness.asm.expression import NAME, Constants, evaluate, unescape
-from harness.asm.foreign import hidden_instruction
 from harness.asm.refusal import Refusal
 from harness.errors import AssemblyError
 
@@ -27,6 +26,7 @@ __all__ = [
     "MAX_STATEMENTS",
     "Line",
     "assignment",
+    "comment_behind",
     "expand",
     "fail",
     "quoted",
@@ -113,6 +113,15 @@ def _decode(data: bytes, file: str) -> str:
         ) from None
 
 
+def comment_behind(source: str) -> str | None:
+    """Return the comment that a ``;`` begins on a line, without the ``;``; None without one."""
+    if ";" in source:
+        for match in _STRIP.finditer(source):
+            if match[1] is None and match[0][0] == ";":
+                return match[0][1:]
+    return None
+
+
 def quoted(text: str) -> str:
     """Return the content of a quoted string.
 
@@ -176,26 +185,8 @@ def _lines(text: str, file: str) -> list[Line]:
                 "assembly source must be text, not hold NUL bytes", file=file, line=number
             )
         if line.strip():
-            _check_semicolon(source, file, number)
             found += _split_labels(Line(file, number, line.strip(), source.rstrip()))
     return found
-
-
-def _check_semicolon(source: str, file: str, number: int) -> None:
-    """Refuse ``cli; hlt``: the second instruction would be a comment."""
-    if ";" not in source:
-        return
-    for match in _STRIP.finditer(source):
-        if match[1] is None and match[0][0] == ";":
-            hidden = hidden_instruction(match[0][1:])
-            if hidden is not None:
-                raise AssemblyError(
-                    f"`;` begins a comment, so that `{hidden}` behind it would be left out: put it "
-                    "on a line of its own, or begin the comment with //",
-                    file=file,
-                    line=number,
-                )
-            return
 
 
 def _split_labels(line: Line) -> list[Line]:
