@@ -31,7 +31,11 @@ from harness.errors import CaseError, CpuStateError
 from harness.layout import StrictLayout
 from harness.registers import CR0, CR3, CR4, EFER, RFLAGS, ErrorCode
 
-__all__ = ["CR0", "CR3", "CR4", "EFER", "RFLAGS", "CpuFeatures", "CpuState", "ErrorCode"]
+__all__ = ["CR0", "CR3", "CR4", "EFER", "RFLAGS", "VENDORS", "CpuFeatures", "CpuState", "ErrorCode"]
+
+
+VENDORS: tuple[str, ...] = ("intel", "amd")
+"""Whose manual a CPU follows."""
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -42,7 +46,8 @@ class CpuFeatures:
     :ivar pdpe1gb: 1 GiB pages.
     :ivar la57: 5 levels.
     :ivar nx: EFER.NXE.
-    :raises CpuStateError: when ``maxphyaddr`` is out of range.
+    :ivar vendor: ``intel`` or ``amd``: on AMD bit 8 of a PML4E and of a PML5E is reserved.
+    :raises CpuStateError: when ``maxphyaddr`` is out of range, or for another vendor.
     """
 
     maxphyaddr: int = 40
@@ -56,8 +61,9 @@ class CpuFeatures:
     pcid: bool = True
     pge: bool = True
     umip: bool = True
-    cet: bool = False
-    uintr: bool = False
+    cet: bool = True
+    uintr: bool = True
+    vendor: str = "intel"
 
     def __post_init__(self) -> None:
         # SDM volume 3A, 4.1.4: "MAXPHYADDR is at most 52"; 32 is what a CPU without PAE has.
@@ -66,11 +72,16 @@ class CpuFeatures:
                 f"maxphyaddr must be 32 to 52 bits, not {self.maxphyaddr!r}", rule="MODE"
             )
 
+        if self.vendor not in VENDORS:
+            raise CpuStateError(
+                f"vendor must be {' or '.join(VENDORS)}, not {self.vendor!r}", rule="MODE"
+            )
+
     def replace(self, **changes: Any) -> Self:
         """Return the same features with some of them changed."""
         return dataclasses.replace(self, **changes)
 
-    def differences(self) -> dict[str, int | bool]:
+    def differences(self) -> dict[str, int | bool | str]:
         """Return the features that differ from the default ones."""
         return {
             name: getattr(self, name)
@@ -107,10 +118,7 @@ _MUST_BE_SET: tuple[tuple[str, StrictLayout], ...] = (
     ("efer", EFER.LME),
     ("efer", EFER.LMA),
 )
-_MUST_BE_CLEAR: tuple[tuple[str, StrictLayout, str], ...] = (
-    ("rflags", RFLAGS.VM, "in long mode"),
-    ("cr4", CR4.LAM_SUP, "here: masked pointers are not modelled"),
-)
+_MUST_BE_CLEAR: tuple[tuple[str, StrictLayout, str], ...] = (("rflags", RFLAGS.VM, "in long mode"),)
 _NEEDS: tuple[tuple[str, StrictLayout, str], ...] = (
     ("efer", EFER.NXE, "nx"),
     ("cr4", CR4.PGE, "pge"),
@@ -144,6 +152,14 @@ _CLEAR = tuple((register, int(bit), bit, why) for register, bit, why in _MUST_BE
 _FEATURE_BITS = tuple((register, int(bit), bit, feature) for register, bit, feature in _NEEDS)
 _NW, _CD, _WP, _CET = int(CR0.NW), int(CR0.CD), int(CR0.WP), int(CR4.CET)
 _RFLAGS_ONE = int(RFLAGS.ONE)
+_LAM_USER = int(CR3.LAM_U48) | int(CR3.LAM_U57)
+_UNMODELLED = (
+    ("cr4", int(CR4.LAM_SUP), "CR4.LAM_SUP: a masked supervisor pointer counts as not canonical"),
+    ("cr3", _LAM_USER, "CR3's LAM bits: a masked user pointer counts as not canonical"),
+    ("cr4", int(CR4.LASS), "CR4.LASS: accesses to the other half of the address space pass"),
+    ("cr4", int(CR4.CET), "CR4.CET: there are no shadow-stack accesses"),
+    ("efer", int(EFER.UAIE), "EFER.UAIE: a pointer with upper bits counts as not canonical"),
+)
 
 
 def _derived() -> Any:
@@ -179,6 +195,7 @@ class CpuState:
     :ivar ac: RFLAGS.AC.
     :ivar maxphyaddr: bits of a physical address.
     :ivar pdpe1gb: whether a PDPTE may map a page.
+    :ivar amd: whether it follows AMD's manual (rule ``RSVD_PS``).
     :ivar reserved_address: bits 51:MAXPHYADDR, reserved in every entry (rule ``RSVD_ADDR``).
     :raises CpuStateError: when the CPU cannot be in that state or it is not modelled.
     """
@@ -207,6 +224,7 @@ class CpuState:
     ac: bool = _derived()
     maxphyaddr: int = _derived()
     pdpe1gb: bool = _derived()
+    amd: bool = _derived()
     reserved_address: int = _derived()
 
     def __post_init__(self) -> None:
@@ -221,10 +239,11 @@ class CpuState:
         put(self, "rflags", self.rflags | _RFLAGS_ONE)
         self._check_mode()
         features = self.features
-        if self.cr3 >> features.maxphyaddr:
+        above = (self.cr3 & ~_LAM_USER) >> features.maxphyaddr
+        if above:
             raise CpuStateError(
                 f"the bits of CR3 from bit {features.maxphyaddr} (maxphyaddr) up must be 0, "
-                f"not {self.cr3 >> features.maxphyaddr << features.maxphyaddr:#_x} "
+                f"not {above << features.maxphyaddr:#_x} "
                 f"(in {self.cr3:#_x})",
                 rule="CR3",
             )
@@ -235,6 +254,7 @@ class CpuState:
         put(self, "user", self.cpl == 3)
         put(self, "maxphyaddr", features.maxphyaddr)
         put(self, "pdpe1gb", features.pdpe1gb)
+        put(self, "amd", features.vendor == "amd")
         put(self, "reserved_address", (1 << 52) - (1 << features.maxphyaddr))
 
     def _check_mode(self) -> None:
@@ -262,6 +282,11 @@ class CpuState:
     def _refusal(self, register: str, member: StrictLayout, must: str) -> CpuStateError:
         value = getattr(self, register)
         return CpuStateError(f"{member!r} {must} as in {register}={value:#_x}", rule="MODE")
+
+    @property
+    def unmodelled(self) -> tuple[str, ...]:
+        """Say which bits of this state the walker accepts and does not model."""
+        return tuple(why for register, bits, why in _UNMODELLED if getattr(self, register) & bits)
 
     @property
     def cr0_bits(self) -> CR0:
@@ -295,8 +320,8 @@ class CpuState:
     def from_json(cls, data: Mapping[str, object], *, default: CpuState | None = None) -> CpuState:
         """Return the state that the ``cpu`` object of a case describes.
 
-        :param data: ``cr0`` ... ``cpl``, ``pkrs``, ``maxphyaddr`` and ``features``; numbers are
-            ints or hex strings.
+        :param data: ``cr0`` ... ``cpl``, ``pkrs``, ``maxphyaddr``, ``vendor`` and ``features``;
+            numbers are ints or hex strings.
         :param default: what is left out is taken from here.
         :raises CaseError: for an unknown key or a value of the wrong kind.
         :raises CpuStateError: when the CPU cannot be in that state.
@@ -305,16 +330,18 @@ class CpuState:
         if not isinstance(data, Mapping):
             raise CaseError(f"cpu must be an object, not {data!r}")
         values: dict[str, int] = {}
-        features: dict[str, int | bool] = {}
+        features: dict[str, int | bool | str] = {}
         for key, value in data.items():
             if key in _REGISTERS:
                 values[key] = _number(f"cpu.{key}", value)
             elif key == "maxphyaddr":
                 features[key] = _number("cpu.maxphyaddr", value)
+            elif key == "vendor":
+                features[key] = _vendor("cpu.vendor", value)
             elif key == "features":
                 features |= _features(value)
             else:
-                known = ", ".join([*_REGISTERS, "maxphyaddr", "features"])
+                known = ", ".join([*_REGISTERS, "maxphyaddr", "vendor", "features"])
                 raise CaseError(f"a key of cpu must be one of {known}, not {key!r}")
         return base.replace(features=base.features.replace(**features), **values)
 
@@ -371,16 +398,24 @@ def _number(key: str, value: object) -> int:
     return number
 
 
-def _features(value: object) -> dict[str, int | bool]:
+def _vendor(key: str, value: object) -> str:
+    if value not in VENDORS:
+        raise CaseError(f"{key} must be {' or '.join(VENDORS)}, not {value!r}")
+    return str(value)
+
+
+def _features(value: object) -> dict[str, int | bool | str]:
     if not isinstance(value, Mapping):
         raise CaseError(f"cpu.features must be an object, not {value!r}")
-    result: dict[str, int | bool] = {}
+    result: dict[str, int | bool | str] = {}
     for name, offered in value.items():
         if name not in _FEATURE_NAMES:
             known = ", ".join(_FEATURE_NAMES)
             raise CaseError(f"a key of cpu.features must be one of {known}, not {name!r}")
         if name == "maxphyaddr":
             result[name] = _number("cpu.features.maxphyaddr", offered)
+        elif name == "vendor":
+            result[name] = _vendor("cpu.features.vendor", offered)
         elif isinstance(offered, bool):
             result[name] = offered
         else:

@@ -36,6 +36,8 @@ class CR3(Layout):
 
     PWT = 3, "write-through caching of the root table"
     PCD = 4, "no caching of the root table"
+    LAM_U57 = 61, "linear-address masking of user pointers, bits 62:57"
+    LAM_U48 = 62, "linear-address masking of user pointers, bits 62:48"
 
 
 class CR4(StrictLayout):
@@ -59,13 +61,16 @@ class CR4(StrictLayout):
     FSGSBASE = 16, "RDFSBASE and its kin are for every CPL"
     PCIDE = 17, "process-context identifiers in CR3 11:0"
     OSXSAVE = 18, "the OS supports XSAVE"
+    KL = 19, "Key Locker"
     SMEP = 20, "a supervisor does not fetch from user pages"
     SMAP = 21, "a supervisor does not access the data of user pages, unless EFLAGS.AC is 1"
     PKE = 22, "protection keys for user pages (PKRU)"
     CET = 23, "control-flow enforcement"
     PKS = 24, "protection keys for supervisor pages (IA32_PKRS)"
     UINTR = 25, "user interrupts"
+    LASS = 27, "linear-address space separation"
     LAM_SUP = 28, "linear-address masking of supervisor pointers"
+    FRED = 32, "flexible return and event delivery"
 
 
 class EFER(StrictLayout):
@@ -79,6 +84,10 @@ class EFER(StrictLayout):
     LMSLE = 13, "long mode segment limit enable (AMD)"
     FFXSR = 14, "fast FXSAVE (AMD)"
     TCE = 15, "translation cache extension (AMD)"
+    MCOMMIT = 17, "MCOMMIT (AMD)"
+    INTWB = 18, "interruptible WBINVD (AMD)"
+    UAIE = 20, "upper address ignore (AMD)"
+    AIBRSE = 21, "automatic IBRS (AMD)"
 
 
 class RFLAGS(StrictLayout):

@@ -24,11 +24,12 @@ CASE_KEYS = ("cr0", "cr3", "cr4", "efer", "rflags", "pkru", "pkrs", "cpl", "maxp
 # The registers' bits, straight from the manuals.
 MANUAL: dict[type[Layout], str] = {
     CR0: "PE 0, MP 1, EM 2, TS 3, ET 4, NE 5, WP 16, AM 18, NW 29, CD 30, PG 31",
-    CR3: "PWT 3, PCD 4",
+    CR3: "PWT 3, PCD 4, LAM_U57 61, LAM_U48 62",
     CR4: "VME 0, PVI 1, TSD 2, DE 3, PSE 4, PAE 5, MCE 6, PGE 7, PCE 8, OSFXSR 9, OSXMMEXCPT 10, "
-    "UMIP 11, LA57 12, VMXE 13, SMXE 14, FSGSBASE 16, PCIDE 17, OSXSAVE 18, SMEP 20, SMAP 21, "
-    "PKE 22, CET 23, PKS 24, UINTR 25, LAM_SUP 28",
-    EFER: "SCE 0, LME 8, LMA 10, NXE 11, SVME 12, LMSLE 13, FFXSR 14, TCE 15",
+    "UMIP 11, LA57 12, VMXE 13, SMXE 14, FSGSBASE 16, PCIDE 17, OSXSAVE 18, KL 19, SMEP 20, "
+    "SMAP 21, PKE 22, CET 23, PKS 24, UINTR 25, LASS 27, LAM_SUP 28, FRED 32",
+    EFER: "SCE 0, LME 8, LMA 10, NXE 11, SVME 12, LMSLE 13, FFXSR 14, TCE 15, MCOMMIT 17, "
+    "INTWB 18, UAIE 20, AIBRSE 21",
     RFLAGS: "CF 0, ONE 1, PF 2, AF 4, ZF 6, SF 7, TF 8, IF 9, DF 10, OF 11, IOPL_LOW 12, "
     "IOPL_HIGH 13, NT 14, RF 16, VM 17, AC 18, VIF 19, VIP 20, ID 21",
     ErrorCode: "P 0, W 1, U 2, RSVD 3, I 4, PK 5, SS 6, HLAT 7, SGX 15, RMP 31",
@@ -188,11 +189,6 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
         "RFLAGS.VM must be 0 in long mode, not 1 as in rflags=0x2_0002",
     ),
     (
-        {"cr4": CR4.PAE | CR4.LAM_SUP},
-        "MODE",
-        "CR4.LAM_SUP must be 0 here: masked pointers are not modelled, not 1 as in cr4=0x1000_0020",
-    ),
-    (
         {"cr0": 0x8000_0011, "cr4": 0x80_0020, "features": CpuFeatures(cet=True)},
         "MODE",
         "CR4.CET must be 0 while CR0.WP is 0, not 1 as in cr4=0x80_0020",
@@ -313,7 +309,7 @@ def _states() -> st.SearchStrategy[CpuState]:
         CpuState,
         cr0=subset(CR0, CR0.PE | CR0.PG | CR0.WP, CR0.NW),
         cr3=st.integers(0, (1 << 36) - 1),
-        cr4=subset(CR4, CR4.PAE, CR4.LAM_SUP),
+        cr4=subset(CR4, CR4.PAE),
         efer=subset(EFER, EFER.LME | EFER.LMA),
         rflags=subset(RFLAGS, RFLAGS.ONE, RFLAGS.VM),
         pkru=st.integers(0, (1 << 32) - 1),
@@ -356,7 +352,7 @@ def test_what_is_left_out_is_the_default() -> None:
         (
             {"cr5": 0},
             "a key of cpu must be one of cr0, cr3, cr4, efer, rflags, pkru, pkrs, cpl, "
-            "maxphyaddr, features, not 'cr5'",
+            "maxphyaddr, vendor, features, not 'cr5'",
         ),
         ({"cr0": "zero"}, "cpu.cr0 must be a number or a hex string, not 'zero'"),
         ({"cr0": None}, "cpu.cr0 must be a number or a hex string, not None"),
@@ -368,7 +364,7 @@ def test_what_is_left_out_is_the_default() -> None:
         (
             {"features": {"sse": True}},
             "a key of cpu.features must be one of maxphyaddr, pdpe1gb, la57, nx, smep, smap, pku, "
-            "pks, pcid, pge, umip, cet, uintr, not 'sse'",
+            "pks, pcid, pge, umip, cet, uintr, vendor, not 'sse'",
         ),
         ({"features": {"nx": 1}}, "cpu.features.nx must be true or false, not 1"),
     ],

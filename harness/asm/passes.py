@@ -45,8 +45,8 @@ def _check_comment(line: Line) -> None:
     if hidden is not None:
         raise fail(
             line,
-            f"`;` begins a comment, so that `{hidden}` behind it would be left out: put it on a line "
-            "of its own, or begin the comment with //",
+            f"`;` begins a comment, so that `{hidden}` behind it would be left out: put it on a "
+            "line of its own, or begin the comment with //",
         )
 
 

@@ -52,6 +52,10 @@ def _register_options(command: Any) -> Any:
 @click.option("--cpl", type=click.IntRange(0, 3), default=0, show_default=True)
 @click.option("--cpu", "cpu_file", type=click.Path(path_type=Path), help="A CPU state as JSON.")
 @click.option("--base", type=ADDRESS, default=0, help="Where a raw dump begins.")
+@click.option("--cpu-index", "index", default=0, show_default=True, help="Which CPU of a core.")
+@click.option(
+    "--vendor", type=click.Choice(["intel", "amd"]), help="Instead of the snapshot's vendor."
+)
 @_register_options
 def walk(
     snapshot: Path,
@@ -64,13 +68,16 @@ def walk(
     cpl: int,
     cpu_file: Path | None,
     base: int,
+    index: int,
+    vendor: str | None,
     **registers: int | None,
 ) -> None:
     """Follow addresses through the page tables of SNAPSHOT.
 
-    SNAPSHOT is the folder of a page-table set, an ELF core of QEMU's dump-guest-memory, or a raw
-    dump of RAM (which needs --cr3, or --cpu with the registers). With VA the walk is told level
-    by level; with --addresses it is one row for each address.
+    SNAPSHOT is the folder of a page-table set, an ELF core (QEMU's dump-guest-memory, kdump), or a
+    raw dump of RAM; the latter, and a core without registers, need --cr3, or --cpu with them. Each
+    may be packed (.gz, .xz, .zst). A register that is given replaces the snapshot's. With VA the
+    walk is told level by level; with --addresses it is one row for each address.
     """
     from harness.outcome import Access
 
@@ -79,7 +86,7 @@ def walk(
     if as_csv and as_json:
         raise click.UsageError("--csv and --json cannot go together")
     asked = Access.of(access, size=size)
-    opened, cpu = _open(snapshot, cpu_file, base, registers, cpl)
+    opened, cpu = _open(snapshot, cpu_file, base, index, {**registers, "vendor": vendor}, cpl)
     if addresses is not None:
         vas = read_addresses(addresses)
     elif as_csv and va is not None:
@@ -98,33 +105,29 @@ def walk(
 
 
 def _open(
-    path: Path, cpu_file: Path | None, base: int, registers: dict[str, int | None], cpl: int
+    path: Path,
+    cpu_file: Path | None,
+    base: int,
+    index: int,
+    registers: dict[str, Any],
+    cpl: int,
 ) -> tuple[Snapshot, CpuState]:
-    from harness.cpu import CpuState
     from harness.snapshot import open_snapshot
 
-    given = {name: value for name, value in registers.items() if value is not None}
-    features = {name: given.pop(name) for name in ("maxphyaddr",) if name in given}
-    like = None if cpu_file is None else _read_cpu(cpu_file)
-    if like is None and "cr3" in given:
-        like = CpuState(cr3=0)  # of a raw dump: everything else is a kernel's usual state
-    opened = open_snapshot(path, cpu=like, base=base)
-    cpu = like if cpu_file is not None and like is not None else opened.cpu
-    changed = cpu.replace(
-        features=cpu.features.replace(**features) if features else cpu.features,
-        cpl=cpl,
-        **given,
-    )
-    return opened, changed
+    given = {} if cpu_file is None else _read_cpu(cpu_file)
+    given |= {name: value for name, value in registers.items() if value is not None}
+    opened = open_snapshot(path, given=given, base=base, index=index)
+    return opened, opened.cpu.replace(cpl=cpl)
 
 
-def _read_cpu(path: Path) -> CpuState:
+def _read_cpu(path: Path) -> dict[str, Any]:
     from harness.cpu import CpuState
     from harness.jsontext import loads, obj
 
     try:
-        value = obj("a CPU state", loads(path.read_bytes()))
-        return CpuState.from_json(value)
+        value = dict(obj("a CPU state", loads(path.read_bytes())))
+        CpuState.from_json({"cr3": 0, **{key: value[key] for key in value if key != "cr3"}})
+        return value
     except OSError as error:
         raise InputError(f"{path}: the file must be readable: {error.strerror or error}") from None
     except InputError as error:
@@ -180,7 +183,7 @@ def _tell(opened: Snapshot, cpu: CpuState, va: int, access: Access, *, as_json: 
         return
     from harness.show.console import console
 
-    _print(console(), opened.path.name, found)
+    _print(console(), opened, found)
 
 
 def _json(found: Walk) -> dict[str, Any]:
@@ -205,7 +208,7 @@ def _json(found: Walk) -> dict[str, Any]:
     }
 
 
-def _print(console: Any, name: str, found: Walk) -> None:
+def _print(console: Any, opened: Snapshot, found: Walk) -> None:
     from rich.text import Text
 
     from harness.address import format_address
@@ -215,7 +218,7 @@ def _print(console: Any, name: str, found: Walk) -> None:
 
     cpu = found.cpu
     console.print(Text(headline(found), style="bold"))
-    where = f"{name}, CPL {cpu.cpl}, {cpu.levels} levels, CR3 {format_address(cpu.cr3)}"
+    where = f"{opened.path.name}, CPL {cpu.cpl}, {cpu.levels} levels, CR3 {format_address(cpu.cr3)}"
     if found.rule != "CANONICAL" or found.second is not None:
         where += f", {octal(found.va, cpu.levels)}"
     console.print(Text(where, style="dim"))
@@ -237,6 +240,12 @@ def _print(console: Any, name: str, found: Walk) -> None:
         console.print()
         for line in rights_lines(page):
             console.print(Text(line))
+    for why in cpu.unmodelled:
+        console.print(Text(f"not modelled: {why}", style="yellow"))
+    if found.rule == "RSVD_ADDR" and "maxphyaddr" in opened.assumed:
+        console.print(
+            Text(f"MAXPHYADDR = {cpu.maxphyaddr} is assumed: --maxphyaddr sets it", style="yellow")
+        )
     style = "green" if found.completed else "red"
     for number, line in enumerate(verdict_lines(found)):
         console.print(Text(line, style=style if number == 0 else ""))

@@ -29,8 +29,8 @@ _CONTROLS: Final = (
     ("pku", CR4.PKE, "PKU"),
     ("smep", CR4.SMEP, "SMEP"),
     ("smap", CR4.SMAP, "SMAP"),
-    ("cet", CR4.CET, "CET"),
-    ("lam", 1 << 28, "LAM"),
+    ("lass", CR4.LASS, "LASS"),
+    ("lam", CR4.LAM_SUP, "LAM"),
 )
 
 
@@ -48,9 +48,10 @@ class Capabilities:
     :ivar pks: it has CR4.PKS.
     :ivar pcid: it has CR4.PCIDE.
     :ivar cet: it has CR4.CET.
+    :ivar lass: it has CR4.LASS.
     :ivar lam: it has CR4.LAM_SUP.
     :ivar global_pages: it keeps global translations when CR3 is loaded.
-    :ivar vendor: whose manual it follows: ``intel`` or ``amd``.
+    :ivar vendor: whose manual it follows: ``intel``, ``amd``, or ``any``.
     :ivar reads: the widths of its reads, in bytes.
     :ivar writes: the widths of its writes, in bytes.
     :ivar fetches: the widths of its fetches, in bytes.
@@ -76,6 +77,7 @@ class Capabilities:
     pks: bool = False
     pcid: bool = False
     cet: bool = False
+    lass: bool = False
     lam: bool = False
     global_pages: bool = True
     vendor: str = "intel"
@@ -122,6 +124,10 @@ class Capabilities:
                 return f"{who} does not implement {word} (CR4 = {cpu.cr4:#x})"
         if cpu.nxe and not self.nx:
             return f"{who} does not implement NX (EFER = {cpu.efer:#x})"
+        if self.vendor not in ("any", cpu.features.vendor):
+            return f"{who} follows {self.vendor}, not {cpu.features.vendor} (bit 8 of a PML4E)"
+        if cpu.cr3 >> 61 and not self.lam:
+            return f"{who} does not implement LAM (CR3 = {cpu.cr3:#x})"
         if cpu.levels not in self.levels:
             return f"{who} walks {_listed(self.levels)} levels, not {cpu.levels}"
         if cpu.maxphyaddr not in self.maxphyaddr:

@@ -7,13 +7,15 @@ without ``-p`` (paging) read alike. What a walker needs and no note holds is giv
 
 - EFER. QEMU marks a core EM_X86_64 exactly when EFER.LMA = 1, and other cores are refused.
   NXE is assumed (``efer=0xd00``), as every current kernel sets it.
-- PKRU, PKRS and the CPU's features, MAXPHYADDR among them. They are given in ``like``.
+- PKRU, PKRS and the CPU's features, MAXPHYADDR among them. They are given, or assumed.
+
+A core without these notes (kdump's, VirtualBox's) is walked with the registers that are given.
 
 Two segments may show one piece of RAM (a dump with ``-p`` has one for each mapping), and a piece
 that is mapped but was not stored (a device, say) has no bytes in the file: it is no RAM here.
 
     (qemu) dump-guest-memory guest.core
-    snapshot = load_core("guest.core", like=CpuState(pkru=0x55555554))
+    snapshot = load_core("guest.core", given={"pkru": 0x55555554})
 """
 
 from __future__ import annotations
@@ -30,6 +32,7 @@ from harness.cpu import CpuState
 from harness.errors import InputError
 from harness.jsontext import MAX_RAM
 from harness.memory import PhysicalMemory, Region
+from harness.snapshot.cpu import Given, assumed, cpu_of
 from harness.snapshot.files import fill, open_file
 from harness.snapshot.model import Snapshot
 
@@ -72,32 +75,44 @@ def load_core(
     path: str | os.PathLike[str],
     *,
     like: CpuState | None = None,
-    efer: int = 0xD00,
+    given: Given | None = None,
     index: int = 0,
 ) -> Snapshot:
-    """Read an ELF core that QEMU wrote of a guest in long mode.
+    """Read an ELF core of a guest in long mode, as QEMU, kdump or VirtualBox write them.
 
     :param path: the file.
     :param like: a state that has what the core does not hold: PKRU, PKRS, the CPU's features.
-    :param efer: the EFER, which the core does not hold either.
+    :param given: keys of a ``cpu`` object that replace what the core holds, or add what it does
+        not: EFER, PKRU, PKRS, the CPU's features. A core without QEMU's notes needs ``cr3``.
     :param index: which CPU, in the order of the QEMU notes.
     :raises SnapshotError: when the file is no such core, is damaged or cut short, or has no CPU of
         that index.
     """
+    given = given or {}
     path = Path(path)
     with open_file(path) as file:
         file_size = os.fstat(file.fileno()).st_size
         pieces, states = _parse(file, file_size)
-        if not 0 <= index < len(states):
+        stored: dict[str, Any] = {}
+        cr2 = rip = None
+        if 0 <= index < len(states):
+            stored, cr2, rip = _registers(states[index])
+        elif states or index:
             raise InputError(
                 f"the core must hold a QEMU note of CPU {index}, and holds {len(states)} such notes"
             )
-        cpu, cr2, rip = _cpu_state(states[index], like or CpuState(), efer)
+        elif "cr3" not in given:
+            raise InputError(
+                "the core holds no QEMU note, and so no registers: give at least --cr3 (and --cr4 "
+                "for 5 levels)"
+            )
+        stored = {**_not_held(like), **stored}
+        cpu = cpu_of(stored, given)
         pieces = _disjoint(pieces, file_size)
         memory = PhysicalMemory(_whole_frames(pieces))
         for piece in pieces:
             _copy(memory, piece, file)
-    return Snapshot(path, memory, cpu, cr2=cr2, rip=rip)
+    return Snapshot(path, memory, cpu, cr2=cr2, rip=rip, assumed=assumed(stored, given))
 
 
 def _parse(file: BinaryIO, file_size: int) -> tuple[list[_Piece], list[bytes]]:
@@ -150,7 +165,14 @@ def _program_headers(elf: ELFFile, file: BinaryIO, file_size: int) -> NDArray[An
     return np.frombuffer(file.read(count * size), _PHDR)
 
 
-def _cpu_state(state: bytes, like: CpuState, efer: int) -> tuple[CpuState, int, int]:
+def _not_held(like: CpuState | None) -> dict[str, Any]:
+    if like is None:
+        return {}
+    told = like.to_json()
+    return {key: told[key] for key in ("pkru", "pkrs", "maxphyaddr", "features") if key in told}
+
+
+def _registers(state: bytes) -> tuple[dict[str, Any], int, int]:
     if len(state) < _STATE.size:
         raise InputError(f"a QEMU note must have {_STATE.size} bytes or more, not {len(state)}")
     version, _, *rest = _STATE.unpack_from(state)
@@ -159,8 +181,8 @@ def _cpu_state(state: bytes, like: CpuState, efer: int) -> tuple[CpuState, int, 
     rip, rflags = rest[16:18]
     cs_selector = _SEGMENT.unpack_from(rest[18])[0]
     cr0, _, cr2, cr3, cr4 = rest[19:]
-    cpu = like.replace(cr0=cr0, cr3=cr3, cr4=cr4, efer=efer, rflags=rflags, cpl=cs_selector & 3)
-    return cpu, cr2, rip
+    held = {"cr0": cr0, "cr3": cr3, "cr4": cr4, "rflags": rflags, "cpl": cs_selector & 3}
+    return held, cr2, rip
 
 
 def _disjoint(pieces: list[_Piece], file_size: int) -> list[_Piece]:

@@ -20,6 +20,7 @@ class Snapshot:
     :ivar cpu: the state of the CPU.
     :ivar cr2: the address of its last page fault, None when that was not stored.
     :ivar rip: where it was stopped, None when that was not stored.
+    :ivar assumed: what neither the file nor anybody has told: ``maxphyaddr``.
     """
 
     path: Path
@@ -27,6 +28,7 @@ class Snapshot:
     cpu: CpuState
     cr2: int | None = field(default=None, kw_only=True)
     rip: int | None = field(default=None, kw_only=True)
+    assumed: frozenset[str] = field(default=frozenset(), kw_only=True)
 
     @property
     def name(self) -> str:

@@ -25,11 +25,12 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.cpu import CpuFeatures, CpuState
+from harness.cpu import CpuState
 from harness.errors import InputError, SnapshotError
 from harness.jsontext import flag, loads, number, obj, ram
 from harness.memory import PhysicalMemory, Region
 from harness.snapshot.columns import Truth, Unmapped
+from harness.snapshot.cpu import Given, cpu_of
 from harness.snapshot.files import MAX_UNPACKED, blame, read_file, unpack
 from harness.snapshot.model import Snapshot
 
@@ -76,10 +77,11 @@ class PageTableSet(Snapshot):
         return Unmapped.parse(read_file(path), path)
 
 
-def load_set(path: str | os.PathLike[str]) -> PageTableSet:
+def load_set(path: str | os.PathLike[str], *, given: Given | None = None) -> PageTableSet:
     """Read a page-table set: its CPU state and its tables; its answers when they are asked for.
 
     :param path: the folder.
+    :param given: keys of a ``cpu`` object that replace what ``cpu.json`` says.
     :raises SnapshotError: when ``cpu.json`` or ``tables.bin.xz`` is missing or damaged.
     """
     path = Path(path)
@@ -89,8 +91,8 @@ def load_set(path: str | os.PathLike[str]) -> PageTableSet:
     text = read_file(cpu_json, _MAX_CPU_JSON)
     with blame(cpu_json):
         meta = obj("cpu.json", loads(text), required=_REQUIRED)
-        cpu = _cpu_state(meta)
-        stopped = {name: number(name, meta[name]) for name in ("cr2", "rip") if name in meta}
+        cpu = _cpu_state(meta, given or {})
+        cr2, rip = (number(name, meta[name]) if name in meta else None for name in ("cr2", "rip"))
         # The RAM is built once without the tables, so that a bad region is blamed on this file.
         regions = PhysicalMemory(ram(meta["ram"])).regions
         count = number("frames", meta["frames"]) if "frames" in meta else None
@@ -103,18 +105,18 @@ def load_set(path: str | os.PathLike[str]) -> PageTableSet:
         memory = PhysicalMemory([*regions, *outside])
     at = memory.offsets(frames) // _FRAME
     memory.buffer.reshape(-1, _FRAME)[at] = records["content"]
-    return PageTableSet(path, memory, cpu, frames, outside, meta, **stopped)
+    return PageTableSet(path, memory, cpu, frames, outside, meta, cr2=cr2, rip=rip)
 
 
-def _cpu_state(meta: Mapping[str, Any]) -> CpuState:
+def _cpu_state(meta: Mapping[str, Any], given: Given) -> CpuState:
     cpuid = obj("cpuid", meta["cpuid"], required=tuple(_FEATURES))
-    features = CpuFeatures(
-        maxphyaddr=number("maxphyaddr", meta["maxphyaddr"]),
+    stored: dict[str, Any] = {name: number(name, meta[name]) for name in _REGISTERS}
+    stored["features"] = {
+        "maxphyaddr": number("maxphyaddr", meta["maxphyaddr"]),
         **{name: flag(f"cpuid.{name}", cpuid[name]) for name in _FEATURES},
-    )
-    registers = {name: number(name, meta[name]) for name in _REGISTERS}
-    cpu = CpuState().replace(features=features, **registers)
-    if "levels" in meta and number("levels", meta["levels"]) != cpu.levels:
+    }
+    cpu = cpu_of(stored, given)
+    if not given and "levels" in meta and number("levels", meta["levels"]) != cpu.levels:
         raise InputError(f"levels must be {cpu.levels} by CR4.LA57, not {meta['levels']}")
     return cpu
 

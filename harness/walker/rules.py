@@ -24,7 +24,8 @@ RULE_TEXT: Mapping[str, str] = MappingProxyType(
         "PRESENT": "An entry whose bit 0 is clear ends the walk; its other bits are ignored (4.7).",
         "RSVD_ADDR": "In a present entry bits 51:MAXPHYADDR are reserved (4.5).",
         "RSVD_NX": "In a present entry bit 63 is reserved while EFER.NXE = 0 (4.5).",
-        "RSVD_PS": "Bit 7 is reserved where this level cannot map a page (4.5).",
+        "RSVD_PS": "Bit 7 is reserved where this level cannot map a page (4.5), and on AMD bit 8 of"
+        " a PML4E and of a PML5E (APM 2, 5.3).",
         "RSVD_1G": "In a PDPTE that maps a 1 GiB page bits 29:13 are reserved (4.5).",
         "RSVD_2M": "In a PDE that maps a 2 MiB page bits 20:13 are reserved (4.5).",
         "PAT": "In a PTE bit 7 is PAT, not a page size (4.9.2).",

@@ -112,8 +112,8 @@ PML4, PDPT, PD and PT, as in the manual; the `x86_64` crate calls them P5 to P1.
 _VENDORS = """
 ## Vendors
 
-The walker follows Intel. One difference is known and not modelled yet: on AMD bit 8 of a PML5E and
-of a PML4E is reserved (APM volume 2, figures of section 5.3), and Intel ignores it.
+The walker follows Intel unless a CPU's `vendor` is `amd`. One difference is known: on AMD bit 8 of
+a PML5E and of a PML4E is reserved (APM volume 2, figures of section 5.3), and Intel ignores it.
 """
 
 _OPEN = """

@@ -51,6 +51,7 @@ _USER = int(PageTableFlags.USER_ACCESSIBLE)
 _ACCESSED = int(PageTableFlags.ACCESSED)
 _DIRTY = int(PageTableFlags.DIRTY)
 _HUGE = int(PageTableFlags.HUGE_PAGE)
+_BIT_8 = 1 << 8  # of a PML4E or PML5E on AMD; G in a leaf
 _NO_EXECUTE = int(PageTableFlags.NO_EXECUTE)
 _P, _W, _U, _RSVD, _I, _PK = (
     int(bit)
@@ -64,7 +65,7 @@ _CAUSE = {"PRESENT": 0, "PKU": _P | _PK, "PKS": _P | _PK} | dict.fromkeys(
 )
 # What bits 63:47 (63:56 with five levels) of an address may be: all clear or all set.
 _CANONICAL = {4: (0, (1 << 17) - 1), 5: (0, (1 << 8) - 1)}
-_LEVELS: dict[tuple[int, int, bool, bool], tuple[tuple[int, int, tuple[int, int]], ...]] = {}
+_LEVELS: dict[tuple[int, int, bool, bool, bool], tuple[tuple[int, int, tuple[int, int]], ...]] = {}
 
 
 class Walk:
@@ -363,6 +364,8 @@ def reserved_bits(cpu: CpuState, level: int, huge: bool) -> dict[str, int]:
         rules["RSVD_1G"] = _bits(29, 13)
     elif level == 2 and huge:
         rules["RSVD_2M"] = _bits(20, 13)
+    if level >= 4 and cpu.amd:
+        rules["RSVD_PS"] |= _BIT_8
     return rules
 
 
@@ -375,7 +378,7 @@ def reserved_masks(cpu: CpuState) -> tuple[tuple[int, int], ...]:
 
 def _levels(cpu: CpuState) -> tuple[tuple[int, int, tuple[int, int]], ...]:
     # From the root down: the level, where its index is in an address, times 8, its reserved bits.
-    key = (cpu.levels, cpu.reserved_address, cpu.nxe, cpu.pdpe1gb)
+    key = (cpu.levels, cpu.reserved_address, cpu.nxe, cpu.pdpe1gb, cpu.amd)
     known = _LEVELS.get(key)
     if known is None:
         masks = reserved_masks(cpu)

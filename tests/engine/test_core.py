@@ -59,8 +59,8 @@ def test_ram_beyond_maxphyaddr_is_refused() -> None:
         (CpuState(cr4=int(CR4.PAE | CR4.PCIDE)), "Unicorn does not implement PCID (CR4 = 0x20020)"),
         (CpuState(cr4=int(CR4.PAE | CR4.PKS)), "Unicorn does not implement PKS (CR4 = 0x1000020)"),
         (
-            CpuState(cr4=int(CR4.PAE | CR4.CET), features=CpuFeatures(cet=True)),
-            "Unicorn does not implement CET (CR4 = 0x800020)",
+            CpuState(cr4=int(CR4.PAE | CR4.LASS)),
+            "Unicorn does not implement LASS (CR4 = 0x8000020)",
         ),
         (
             CpuState(features=CpuFeatures(maxphyaddr=46)),

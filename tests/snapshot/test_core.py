@@ -69,7 +69,9 @@ def test_what_a_core_does_not_hold_is_taken_from_the_caller(
 ) -> None:
     like = CpuState(pkru=0x5555_5554, features=CpuFeatures(maxphyaddr=36))
 
-    cpu = load_core(write(states=[qemu_state(newer=False, cs=0x10)]), like=like, efer=0x501).cpu
+    cpu = load_core(
+        write(states=[qemu_state(newer=False, cs=0x10)]), like=like, given={"efer": 0x501}
+    ).cpu
 
     assert cpu == like.replace(cr3=0x1000, cr4=0x6B0, efer=0x501, rflags=0x206, cpl=0)
 
@@ -153,7 +155,8 @@ def test_the_note_must_be_qemus(
     write: Callable[..., Path], qemu_state: Callable[..., bytes]
 ) -> None:
     assert refusal(write(states=[])) == (
-        "the core must hold a QEMU note of CPU 0, and holds 0 such notes"
+        "the core holds no QEMU note, and so no registers: give at least --cr3 (and --cr4 for 5 "
+        "levels)"
     )
     assert refusal(write(states=[qemu_state()[:400]])) == (
         "a QEMU note must have 432 bytes or more, not 400"

@@ -13,12 +13,14 @@ from harness.cpu import CpuState
 from harness.engine.capabilities import Capabilities
 from harness.engine.guest.access_stubs import SNIPPETS
 from harness.outcome import Access, AccessKind
+from harness.registers import CR4
 
 __all__ = [
     "CAPABILITIES",
     "PHYSICAL_BITS",
     "unsupported_access",
     "unsupported_control",
+    "unsupported_run",
     "unsupported_state",
 ]
 
@@ -56,6 +58,14 @@ _WHO = "Unicorn"
 def unsupported_control(cpu: CpuState) -> str | None:
     """Say which of a CPU's features this engine does not have, or None when it has them all."""
     return CAPABILITIES.refuses_state(_WHO, cpu)
+
+
+def unsupported_run(cpu: CpuState) -> str | None:
+    """Say why this engine cannot run code in a CPU state, or None when it can."""
+    missing = cpu.cr4 & int(CR4.KL | CR4.CET | CR4.UINTR | CR4.FRED)
+    if missing:
+        return f"Unicorn runs no code with {CR4(missing)!r} (CR4 = {cpu.cr4:#x})"
+    return unsupported_control(cpu)
 
 
 def unsupported_state(cpu: CpuState) -> str | None:

@@ -22,6 +22,7 @@ from harness.engine.unicorn.capabilities import PHYSICAL_BITS
 from harness.engine.unicorn.library import FLUSH_TLB, LIB
 from harness.errors import EngineError
 from harness.memory import PhysicalMemory
+from harness.registers import CR4
 
 __all__ = [
     "Core",
@@ -33,6 +34,8 @@ __all__ = [
 
 SCRATCH_SIZE = 0x20_0000
 _EFER = 0xC000_0080
+_EFER_HELD = 0xD01
+_CR4_NEVER_MIND = int(CR4.KL | CR4.CET | CR4.UINTR | CR4.FRED)
 
 
 def slot_base(slot: int, cpu: CpuState) -> int:
@@ -171,10 +174,13 @@ class Core:
         return made
 
     def set_control(self, cpu: CpuState) -> None:
-        """Write CR4, EFER, CR3 and CR0, and see that they were taken."""
+        """Write CR4, EFER, CR3 and CR0, and see that they were taken.
+
+        Bits that Unicorn cannot hold, and on which no plain access depends, are left out.
+        """
         wanted = (
-            ("CR4", x86.UC_X86_REG_CR4, cpu.cr4),
-            ("EFER", None, cpu.efer),
+            ("CR4", x86.UC_X86_REG_CR4, cpu.cr4 & ~_CR4_NEVER_MIND),
+            ("EFER", None, cpu.efer & _EFER_HELD),
             ("CR3", x86.UC_X86_REG_CR3, cpu.cr3),
             ("CR0", x86.UC_X86_REG_CR0, cpu.cr0),
         )

@@ -24,7 +24,7 @@ from harness.address import is_canonical
 from harness.engine.run import PAGE_FAULT, REGISTERS, Budget, Ending, Event, Exit, Start
 from harness.engine.unicorn.accesses import Raised
 from harness.engine.unicorn.astray import back_to_jump
-from harness.engine.unicorn.capabilities import unsupported_control
+from harness.engine.unicorn.capabilities import unsupported_run
 from harness.engine.unicorn.clock import Clock
 from harness.engine.unicorn.core import Core, Layout, Scratch
 from harness.engine.unicorn.decoded import LONGEST, Decoded, decode
@@ -140,7 +140,7 @@ class Runner:
             core.d[core.at.hflags // 4] = hflags & ~_MODE_BITS | _PROTECTED_MODE
             core.d[core.at.stack_flags // 4] = _FLAT_STACK
         else:
-            reason = unsupported_control(start.cpu)
+            reason = unsupported_run(start.cpu)
             if reason is not None:
                 raise InputError(reason)
             core.state[:] = core.template(start.cpu)
