@@ -35,6 +35,7 @@ import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, Pipe, wait
+from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
 from harness.errors import EngineBroken
@@ -125,6 +126,21 @@ def isolated_all(
             if not pool.busy:
                 return
             yield from pool.wait()
+
+
+def search_path() -> list[str]:
+    """Return where a process of ours looks for modules: where this one does, but not here.
+
+    The current directory is left out, unless this package itself or the environment's own packages
+    were found there.
+    """
+    here = Path.cwd()
+    own = {Path(__file__).resolve().parents[1]}
+    return [
+        entry
+        for entry in sys.path
+        if entry and (Path(entry).resolve() != here.resolve() or Path(entry).resolve() in own)
+    ]
 
 
 class Pool:
@@ -223,6 +239,9 @@ class Pool:
         self._idle.clear()
 
 
+_SERVE = "import sys; from harness.isolate import _serve; _serve(*map(int, sys.argv[1:]))"
+
+
 class _Worker:
     """One process and what is known of it."""
 
@@ -242,11 +261,12 @@ class _Worker:
         with theirs:
             fd = theirs.fileno()
             self.process = subprocess.Popen(
-                [sys.executable, "-c", f"from harness.isolate import _serve; _serve({fd})"],
+                # -P: what lies in the current directory is not what is meant by a module's name.
+                [sys.executable, "-P", "-c", _SERVE, str(fd), str(os.getpid())],
                 pass_fds=[fd],
                 stdin=subprocess.DEVNULL,
                 stderr=self.stderr,
-                env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+                env={**os.environ, "PYTHONPATH": os.pathsep.join(search_path())},
             )
 
     def call(
@@ -355,10 +375,12 @@ def doing(what: str, done: int = 0, total: int | None = None) -> None:
     _home.send(("doing", (what, done, total)))
 
 
-def _serve(fd: int) -> None:
+def _serve(fd: int, parent: int) -> None:
     global _home
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent has it too, and ends this process
     _die_with_parent()
+    if os.getppid() != parent:  # it died before we could ask to be told of that
+        os._exit(1)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     with Connection(fd) as home, contextlib.suppress(EOFError):
         _home = home

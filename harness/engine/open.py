@@ -13,11 +13,16 @@ module is looked up, and only then.
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import hashlib
 import importlib
+import importlib.metadata
+import importlib.util
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any, Final
 
 from harness.engine.base import Engine
@@ -25,7 +30,7 @@ from harness.engine.of_walker import WalkerEngine
 from harness.errors import EngineBroken, EngineError, EngineMissing, HarnessError, InputError
 from harness.memory import PhysicalMemory
 
-__all__ = ["ENGINES", "WALKER", "open_engine"]
+__all__ = ["ENGINES", "WALKER", "engine_identity", "open_engine"]
 
 ENGINES: Final = ("unicorn",)
 """The engines that this package brings."""
@@ -72,6 +77,56 @@ def open_engine(spec: str, memory: PhysicalMemory) -> Engine:
     engine = UnicornEngine(memory)
     engine.spec = spec
     return engine
+
+
+def engine_identity(spec: str) -> dict[str, str]:
+    """Return what the answers of an engine depend on, without opening it.
+
+    :returns: its spec, the version of what is built in, and for an engine or a walker of one's own
+        a digest of its source.
+    """
+    found = {"spec": spec}
+    name = spec.removeprefix(WALKER)
+    if ":" not in name:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found["version"] = importlib.metadata.version(name)
+        return found
+    source = _source(name.partition(":")[0])
+    if source is not None:
+        found["source"] = hashlib.sha256(source).hexdigest()[:16]
+    return found
+
+
+def _source(module: str) -> bytes | None:
+    """Return the source of a module, all files of a package; None where there is none."""
+    try:
+        with _here_last():
+            spec = importlib.util.find_spec(module)
+        if spec is None or spec.origin is None:
+            return None
+        files = [Path(spec.origin)]
+        if spec.submodule_search_locations:
+            files = sorted(files[0].parent.rglob("*.py"))
+        return b"".join(file.read_bytes() for file in files)
+    except (ImportError, ValueError, OSError):
+        return None
+
+
+@contextlib.contextmanager
+def _here_last() -> Iterator[None]:
+    """Let modules be found in the current directory, after everywhere else.
+
+    A ``random.py`` there must not stand in for the one that is meant.
+    """
+    here = os.getcwd()
+    added = here not in sys.path
+    if added:
+        sys.path.append(here)
+    try:
+        yield
+    finally:
+        if added:
+            sys.path.remove(here)
 
 
 def _own(spec: str, memory: PhysicalMemory) -> Engine:
@@ -135,21 +190,15 @@ def _walker(name: str, memory: PhysicalMemory) -> Engine:
 def _found(what: str, of: str, name: str) -> Callable[..., Any]:
     """Return what a dotted path names; the current directory is importable for it."""
     module, _, attribute = name.partition(":")
-    here = os.getcwd()
-    added = here not in sys.path
-    if added:
-        sys.path.insert(0, here)
     try:
-        found = getattr(importlib.import_module(module), attribute)
+        with _here_last():
+            found = getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError, ValueError) as error:
         raise InputError(f"the {what} {name} must be there to be opened: {error}") from None
     except Exception as error:
         raise EngineError(
             f"the {what} {name} must be importable, and raised {_named(error)}", engine=name
         ) from error
-    finally:
-        if added:
-            sys.path.remove(here)
     if not callable(found):
         raise InputError(f"the {what} {name} must be a function of {of}, not {found!r}")
     return found  # type: ignore[no-any-return]

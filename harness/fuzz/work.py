@@ -31,6 +31,7 @@ from harness.check.judge.compare import Judgement
 from harness.check.question import Question
 from harness.check.shrink.finding import shrink_finding, with_witnesses
 from harness.check.work import Shard
+from harness.engine.open import engine_identity
 from harness.engine.steps import StepResult
 from harness.errors import EngineError, InputError
 from harness.fuzz.coverage import cells_of, rare
@@ -90,7 +91,7 @@ class FuzzWork:
             "harness": version("harness"),
             "seed": self.seed,
             "cases": self.cases,
-            "engine": self.engine,
+            "engine": engine_identity(self.engine),
             "steering": self.steering,
             "scenarios": self.scenarios,
             "knobs": dict(DEFAULTS),

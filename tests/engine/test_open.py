@@ -9,6 +9,7 @@ import pytest
 
 from harness.cpu import CpuState
 from harness.engine import Engine, open_engine
+from harness.engine.open import engine_identity
 from harness.engine.unicorn import UnicornEngine
 from harness.errors import EngineBroken, EngineError, EngineMissing, InputError
 from harness.memory import PhysicalMemory
@@ -154,3 +155,19 @@ def test_what_an_engine_says_in_our_words_passes(here: Path, memory: PhysicalMem
 def test_an_abstract_engine_cannot_be_made() -> None:
     with pytest.raises(TypeError, match="abstract"):
         Engine()  # type: ignore[abstract]
+
+
+def test_the_identity_of_ones_own_engine_changes_with_its_source(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    source = tmp_path / "identified.py"
+    source.write_text("A = 1\n")
+    first = engine_identity("identified:A")
+    source.write_text("A = 2\n")
+    second = engine_identity("identified:A")
+    assert first["spec"] == second["spec"] == "identified:A"
+    assert first["source"] != second["source"]
+    assert engine_identity("walker:identified:A")["source"] == second["source"]
+    assert engine_identity("unicorn")["version"]
+    assert engine_identity("nowhere.at_all:A") == {"spec": "nowhere.at_all:A"}

@@ -17,6 +17,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import json
+import os
 import re
 import subprocess
 import sys
@@ -33,7 +34,7 @@ from harness.check.findings.story import story
 from harness.check.judge.compare import Judgement
 from harness.check.question import Question
 from harness.describe.walks import WIDTH
-from harness.isolate import Ended, isolated_all
+from harness.isolate import Ended, isolated_all, search_path
 from harness.walker import RULE_TEXT
 
 __all__ = ["Reproduction", "Written", "file_stem", "reproduce", "write_reproducers"]
@@ -174,21 +175,22 @@ def _write(finding: Finding, folder: Path, engine: str) -> Written:
 
 def _does_not_fail(folder: Path, stem: str, engine: str) -> str:
     """Run both files; say which of them does not fail, or nothing."""
-    probe = [sys.executable, "-m", "harness", "probe", f"{folder / stem}.jsonl"]
+    probe = [sys.executable, "-P", "-m", "harness", "probe", f"{folder / stem}.jsonl"]
     code = _exit_code([*probe, "--engine", engine])
     if code not in (_DIFFERS, _BROKE):
         return f"asked alone, its question ended with exit code {code}, not {_DIFFERS}"
     if importlib.util.find_spec("pytest") is None:
         return ""
-    test = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-c", "/dev/null"]
+    test = [sys.executable, "-P", "-m", "pytest", "-q", "-p", "no:cacheprovider", "-c", "/dev/null"]
     code = _exit_code([*test, "--rootdir", str(folder), str(folder / f"test_{stem}.py")])
     return "" if code == 1 else f"run alone, its test ended with exit code {code}, not 1"
 
 
 def _exit_code(command: list[str]) -> int:
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(search_path())}
     try:
         return subprocess.run(
-            command, capture_output=True, timeout=_RUN_SECONDS, check=False
+            command, capture_output=True, timeout=_RUN_SECONDS, check=False, env=environment
         ).returncode
     except subprocess.TimeoutExpired:
         return _BROKE

@@ -33,6 +33,7 @@ from harness.check.matrix.blocks import BlockBench
 from harness.check.matrix.spaces import SPACES, Space, scenarios
 from harness.check.shrink.finding import shrink_finding, with_witnesses
 from harness.check.work import Shard
+from harness.engine.open import engine_identity
 from harness.errors import InputError
 from harness.isolate import doing
 
@@ -109,7 +110,7 @@ class MatrixWork:
             "work": self.name,
             "harness": version("harness"),
             "spaces": [space.identity() for space in self.spaces],
-            "engine": self.engine,
+            "engine": engine_identity(self.engine),
             "sample": self.sample,
             "first": self.first,
             "count": self.count,
