@@ -53,6 +53,7 @@ _LARGE_PAGE = 1 << 21
 _PAGE = 1 << 12
 _ADDRESS_KEYS = ("kernel-stack-address", "physical-memory-offset", "boot-info-address")
 _SIZE_KEY = "kernel-stack-size"
+_VERSION = re.compile(r"[\^~=]?\s*0\.9(\.(\d+|\*))?")
 _NUMBER = re.compile(r"0[xX][0-9a-fA-F_]{1,24}|[0-9][0-9_]{0,24}")
 # `binary` is how bootimage builds the bootloader itself; it changes nothing for the kernel.
 _IGNORED_FEATURES = ("binary", "default")
@@ -140,31 +141,61 @@ def read_cargo_toml(path: str | Path) -> BootConfig:
         raise BootError(
             f"the file must be UTF-8 text: byte {error.start} is not", path=path
         ) from None
-    return parse_cargo_toml(text, str(path))
+    return parse_cargo_toml(text, str(path), folder=Path(path).absolute().parent)
 
 
-def parse_cargo_toml(text: str, name: str = "Cargo.toml") -> BootConfig:
+def parse_cargo_toml(
+    text: str, name: str = "Cargo.toml", *, folder: Path | None = None
+) -> BootConfig:
     """Read the text of a kernel's Cargo.toml.
 
     :param text: the file's text
     :param name: what to call the file in an error
+    :param folder: where it lies: the manifest of its workspace is there or above
     :raises BootError: as `read_cargo_toml`
     """
     try:
-        return _config(text)
+        return _config(text, folder)
     except BootError as error:
         raise BootError(str(error), path=name) from None
 
 
-def _config(text: str) -> BootConfig:
-    try:
-        manifest = tomllib.loads(text)
-    except (tomllib.TOMLDecodeError, RecursionError, ValueError) as error:
-        raise BootError(f"the file must be TOML: {error or type(error).__name__}") from None
-    features = _features(_dependency(manifest))
+def _config(text: str, folder: Path | None) -> BootConfig:
+    manifest = _toml(text)
+    features = _features(_dependency(manifest, folder))
     settings: dict[str, Any] = {feature: feature in features for feature in FEATURES}
     settings |= _keys(_table(manifest, ("package", "metadata", "bootloader")) or {})
     return BootConfig(**settings)
+
+
+def _toml(text: str) -> dict[str, Any]:
+    try:
+        return tomllib.loads(text)
+    except (tomllib.TOMLDecodeError, RecursionError, ValueError) as error:
+        raise BootError(f"the file must be TOML: {error or type(error).__name__}") from None
+
+
+def _of_workspace(manifest: Mapping[str, Any], folder: Path | None) -> dict[str, Any]:
+    """Find the dependency that ``bootloader.workspace = true`` refers to.
+
+    :raises BootError: where there is none: its features must not be lost silently.
+    """
+    found = _table(manifest, ("workspace", "dependencies"))
+    for above in () if folder is None or found is not None else folder.parents:
+        file = above / "Cargo.toml"
+        if file.is_file():
+            found = _table(_toml(file.read_text("utf-8", "replace")), ("workspace", "dependencies"))
+        if found is not None:
+            break
+    dependency = (found or {}).get("bootloader")
+    if isinstance(dependency, str):
+        return {"version": dependency}
+    if not isinstance(dependency, dict):
+        raise BootError(
+            "[dependencies] bootloader.workspace = true needs a [workspace.dependencies] "
+            "bootloader in this file or in a Cargo.toml above it: give that, or the features here"
+        )
+    return dict(dependency)
 
 
 def _address(key: str, value: int) -> int:
@@ -199,7 +230,7 @@ def _table(manifest: Mapping[str, Any], path: tuple[str, ...]) -> Mapping[str, A
     return found
 
 
-def _dependency(manifest: Mapping[str, Any]) -> Mapping[str, Any]:
+def _dependency(manifest: Mapping[str, Any], folder: Path | None) -> Mapping[str, Any]:
     dependencies = _table(manifest, ("dependencies",)) or {}
     dependency = dependencies.get("bootloader")
     if dependency is None:
@@ -213,8 +244,12 @@ def _dependency(manifest: Mapping[str, Any]) -> Mapping[str, Any]:
         raise BootError(
             f"[dependencies] bootloader must be a version or a table, not {dependency!r}"
         )
+    if dependency.get("workspace") is True:
+        inherited = _of_workspace(manifest, folder)
+        more = [*inherited.get("features", []), *dependency.get("features", [])]
+        dependency = {**inherited, "features": more}
     version = dependency.get("version", "0.9")
-    if not isinstance(version, str) or not re.fullmatch(r"[\^~=]?\s*0\.9(\.\d+)?", version.strip()):
+    if not isinstance(version, str) or not _VERSION.fullmatch(version.strip()):
         raise BootError(
             f"[dependencies] bootloader must be version 0.9, whose BootInfo is the one "
             f"that is written here, not {version!r}"

@@ -31,6 +31,7 @@ from typing import NamedTuple
 
 from harness.address import format_address, is_canonical
 from harness.boot.bootinfo import TlsTemplate
+from harness.boot.strip import strip_debug
 from harness.errors import BootError
 
 __all__ = [
@@ -51,7 +52,7 @@ _ELF_MAGIC = b"\x7fELF"
 _ELFCLASS64, _ELFDATA2LSB, _EV_CURRENT = 2, 1, 1
 _ET_EXEC, _ET_DYN = 2, 3
 _EM_X86_64 = 62
-_PT_LOAD, _PT_DYNAMIC, _PT_INTERP, _PT_TLS = 1, 2, 3, 7
+_PT_LOAD, _PT_INTERP, _PT_TLS = 1, 3, 7
 _PF_X, _PF_W = 1, 2
 _CLASSES = {1: "32-bit"}
 _MACHINES = {3: "Intel 80386", 40: "Arm", 183: "AArch64", 243: "RISC-V", 8: "MIPS", 21: "PowerPC64"}
@@ -220,8 +221,11 @@ def assembly_kernel(path: str | Path, *, address: int = FLAT_ADDRESS) -> KernelI
     :raises BootError: as `flat_kernel`
     """
     from harness.asm import assemble_file  # imports Keystone and Capstone
+    from harness.asm.gnu import SUFFIXES, assemble_gnu
 
-    program = assemble_file(path, base=_check_flat_address(str(path), address))
+    base = _check_flat_address(str(path), address)
+    gnu = Path(path).suffix in SUFFIXES
+    program = assemble_gnu(Path(path), base=base) if gnu else assemble_file(path, base=base)
     name = Path(path).name
     if not program.code:
         raise BootError(f"{name} must have at least one statement that makes bytes: it has none")
@@ -286,7 +290,8 @@ def elf_kernel(data: bytes, *, name: str) -> KernelImage:
     tls: list[TlsTemplate] = []
     for index in range(header.phnum):
         program = _ProgramHeader(*_PHDR.unpack_from(data, header.phoff + index * _PHDR.size))
-        if program.type in (_PT_DYNAMIC, _PT_INTERP):
+        # PT_DYNAMIC of a fixed executable asks for nothing: linkers leave one in static kernels.
+        if program.type == _PT_INTERP:
             raise BootError(
                 f"{name} must be linked statically: program header {index} asks for a dynamic "
                 "linker; link it with -static -no-pie"
@@ -298,7 +303,7 @@ def elf_kernel(data: bytes, *, name: str) -> KernelImage:
     if len(tls) > 1:
         raise BootError(f"{name} must have at most one TLS segment, not {len(tls)}")
     template = tls[0] if tls else TlsTemplate()
-    return KernelImage(name, data, header.entry, tuple(segments), template)
+    return KernelImage(name, strip_debug(data), header.entry, tuple(segments), template)
 
 
 def _elf_header(data: bytes, name: str) -> _ElfHeader:
@@ -342,7 +347,7 @@ def _elf_header(data: bytes, name: str) -> _ElfHeader:
 
 def _elf_segment(data: bytes, program: _ProgramHeader, index: int, name: str) -> Segment:
     where = f"{name}: program header {index}"
-    if program.offset + program.filesz > len(data):
+    if program.filesz and program.offset + program.filesz > len(data):
         raise BootError(
             f"{where} must describe bytes of the file, whose size is {len(data):#x}: "
             f"{program.filesz:#x} bytes from {program.offset:#x}"

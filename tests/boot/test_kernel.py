@@ -111,7 +111,7 @@ def test_sections_are_not_looked_at(make_elf: MakeElf) -> None:
         ),
         (
             64,
-            b"\x02",
+            b"\x03",
             "k must be linked statically: program header 0 asks for a dynamic linker; "
             "link it with -static -no-pie",
         ),
