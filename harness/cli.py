@@ -93,6 +93,11 @@ def cli() -> None:
 
 def main() -> None:
     """Run the command line, and exit."""
+    from harness.show.console import make_streams_safe
+
+    make_streams_safe()
+    # Processes that libraries start must not look for modules where a person stands.
+    os.environ["PYTHONSAFEPATH"] = "1"
     try:
         cli(prog_name="harness")
     except BrokenPipeError:

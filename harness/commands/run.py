@@ -55,9 +55,9 @@ def run(
             )
         )
     else:
-        from rich.console import Console
+        from harness.show.console import console
 
-        _print(Console(highlight=False), report, shown)
+        _print(console(), report, shown)
     if report.failures:
         raise SystemExit(1)
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from harness.describe.diagram import WIDTH
 from harness.lecture.chapter import Check, Note, Picture, Report, Run
+from harness.show.console import console as safe_console
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -38,12 +39,10 @@ def make_console() -> Console:
 
     :returns: a console that finds nothing to colour by itself.
     """
-    from rich.console import Console
-
-    console = Console(file=sys.stdout, highlight=False, markup=False, emoji=False)
-    if not console.is_terminal or console.width > WIDTH:
-        console = Console(file=sys.stdout, highlight=False, markup=False, emoji=False, width=WIDTH)
-    return console
+    made = safe_console(file=sys.stdout, markup=False, emoji=False)
+    if made.width > WIDTH:
+        made = safe_console(file=sys.stdout, markup=False, emoji=False, width=WIDTH)
+    return made
 
 
 def print_report(console: Console, report: Report, *, code: bool = False, number: int = 0) -> None:

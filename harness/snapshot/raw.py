@@ -44,7 +44,7 @@ def load_raw(
         stored = {} if cpu is None else cpu.to_json()
         if "cr3" not in {*stored, *given}:
             raise SnapshotError(
-                "a raw dump holds no registers: give at least --cr3 (and --cr4 for 5 levels)",
+                "a raw dump must come with a CPU state: give at least --cr3 (--cr4 for 5 levels)",
                 path=path,
             )
         cpu = cpu_of(stored, given)

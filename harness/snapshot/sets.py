@@ -100,7 +100,7 @@ def load_set(path: str | os.PathLike[str], *, given: Given | None = None) -> Pag
     with blame(tables):
         records = _records(tables, count)
         frames = records["address"].astype(np.uint64)
-        _check_frames(frames, cpu)
+        _check_frames(frames, None if given and "cr3" in given else cpu)
         outside = tuple(_outside(frames, regions))
         memory = PhysicalMemory([*regions, *outside])
     at = memory.offsets(frames) // _FRAME
@@ -131,7 +131,7 @@ def _records(path: Path, count: int | None) -> NDArray[Any]:
     return np.frombuffer(data, _RECORD)
 
 
-def _check_frames(frames: NDArray[np.uint64], cpu: CpuState) -> None:
+def _check_frames(frames: NDArray[np.uint64], cpu: CpuState | None) -> None:
     refused = (frames % _FRAME != 0) | (frames >> np.uint64(52) != 0)
     if refused.any():
         address = int(frames[refused.argmax()])
@@ -143,7 +143,7 @@ def _check_frames(frames: NDArray[np.uint64], cpu: CpuState) -> None:
             "the tables must be sorted by address, each there once, and "
             f"{int(frames[at + 1]):#_x} follows {int(frames[at]):#_x}"
         )
-    if cpu.root not in frames:
+    if cpu is not None and cpu.root not in frames:
         raise InputError(f"the tables must include the root that CR3 names, {cpu.root:#_x}")
 
 

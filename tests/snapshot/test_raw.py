@@ -106,7 +106,7 @@ def test_a_raw_dump_needs_a_cpu_state(tmp_path: Path) -> None:
         open_snapshot(path)
 
     assert str(caught.value) == (
-        f"{path}: a raw dump holds no registers: give at least --cr3 (and --cr4 for 5 levels)"
+        f"{path}: a raw dump must come with a CPU state: give at least --cr3 (--cr4 for 5 levels)"
     )
 
 

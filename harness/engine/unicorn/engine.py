@@ -16,6 +16,13 @@ from harness.engine.guest.slots import HIGHEST, LOWEST, needs_slot
 from harness.engine.run import Budget, Exit, Start
 from harness.engine.steps import Step, StepResult
 from harness.engine.unicorn.batch import Batcher
+from harness.engine.unicorn.borrowed import (
+    any_entry_leads_there,
+    leads_there,
+    refusal,
+    rows_that_lead_there,
+    steps_lead,
+)
 from harness.engine.unicorn.calibrate import calibrate
 from harness.engine.unicorn.capabilities import CAPABILITIES, unsupported_state
 from harness.engine.unicorn.core import Layout, Scratch
@@ -99,7 +106,14 @@ class UnicornEngine(Engine):
         :param va: the virtual address, canonical or not.
         :param access: ``"read"``, ``"write"``, ``"fetch"`` or an :class:`Access`.
         """
-        return self._prober.probe(cpu, int(va) & _MASK, Access.of(access))
+        access, first = Access.of(access), int(va) & _MASK
+        if self._leads_to_us(cpu, first, access):
+            return Observation(Outcome.UNSUPPORTED, reason=refusal(self._layout))
+        return self._prober.probe(cpu, first, access)
+
+    def _leads_to_us(self, cpu: CpuState, va: int, access: Access) -> bool:
+        asked = {va, va + access.size - 1 & _MASK}
+        return leads_there(self._layout, self.memory, cpu.root, cpu.levels, asked, pages=False)
 
     def probe_many(
         self,
@@ -120,7 +134,19 @@ class UnicornEngine(Engine):
         reason = self.unsupported(cpu, access)
         if reason is not None:
             return Observations.blank(len(addresses), Outcome.UNSUPPORTED, reason=reason)
+        ours = np.zeros(len(addresses), np.bool_)
+        for ends in {0, access.size - 1}:
+            asked = addresses + np.uint64(ends)
+            through, onto = rows_that_lead_there(self._layout, self.memory, cpu, asked)
+            ours |= through | onto
         out = Observations.blank(len(addresses))
+        if ours.any():
+            others = self.probe_many(cpu, addresses[~ours], access)
+            for column in _COLUMNS:
+                getattr(out, column)[~ours] = getattr(others, column)
+            for row in np.flatnonzero(ours).tolist():
+                out.set_row(row, self.probe(cpu, int(addresses[row]), access))
+            return out
         single = np.arange(len(addresses))
         if (
             access.kind is not AccessKind.FETCH
@@ -172,6 +198,8 @@ class UnicornEngine(Engine):
             )
         out = EntryObservations.blank(len(at), entries.shape[1])
         left = np.arange(len(out))
+        # Single probes refuse what leads to the engine's own frames.
+        singly = singly or any_entry_leads_there(self._layout, entries)
         if (
             not singly
             and EntryLoop.takes(access, va, len(at), len(landing_words))
@@ -208,6 +236,9 @@ class UnicornEngine(Engine):
         """
         if self._player is None:
             self._player = Player(self.memory, self._layout, self._scratch)
+        if steps_lead(self._layout, self.memory, cpu, steps):
+            reason = Observation(Outcome.UNSUPPORTED, reason=refusal(self._layout))
+            return [StepResult(reason)] * len(steps)
         return self._player.play(cpu, steps)
 
     def run(self, start: Start, budget: Budget | None = None) -> Exit:

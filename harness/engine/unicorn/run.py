@@ -14,7 +14,9 @@ from unicorn import (
     UC_HOOK_CODE,
     UC_HOOK_INSN,
     UC_HOOK_INTR,
+    UC_HOOK_MEM_READ,
     UC_HOOK_MEM_UNMAPPED,
+    UC_HOOK_MEM_WRITE,
     Uc,
     UcError,
 )
@@ -24,9 +26,10 @@ from harness.address import is_canonical
 from harness.engine.run import PAGE_FAULT, REGISTERS, Budget, Ending, Event, Exit, Start
 from harness.engine.unicorn.accesses import Raised
 from harness.engine.unicorn.astray import back_to_jump
+from harness.engine.unicorn.borrowed import leads_there, refusal
 from harness.engine.unicorn.capabilities import unsupported_run
 from harness.engine.unicorn.clock import Clock
-from harness.engine.unicorn.core import Core, Layout, Scratch
+from harness.engine.unicorn.core import SCRATCH_SIZE, Core, Layout, Scratch
 from harness.engine.unicorn.decoded import LONGEST, Decoded, decode
 from harness.engine.unicorn.deliver import WITH_ERROR_CODE, Pending, deliver
 from harness.engine.unicorn.known_in_runs import accessed_in_faulting_1g
@@ -53,6 +56,7 @@ _PUSHF = b"\x9c"
 _STAR, _LSTAR, _FMASK = 0xC000_0081, 0xC000_0082, 0xC000_0084
 _SCE = 1 << 0
 _RF, _TF = 1 << 16, 1 << 8
+_ROOT = 0x000F_FFFF_FFFF_F000
 _PAE, _CS64 = 1 << 5, 1 << 15
 _PAGING, _PROTECTED = 1 << 31, 1 << 0
 _PROTECTED_MODE = 0xB0
@@ -81,6 +85,11 @@ class Runner:
         self._step = Stepping(core)
         uc.hook_add(UC_HOOK_INTR, self._on_exception)
         uc.hook_add(UC_HOOK_MEM_UNMAPPED, self._on_no_memory)
+        own = layout.scratch, layout.scratch + SCRATCH_SIZE - 1
+        # Guests have no RAM here; the one page that is left is the root of a frozen CPU.
+        uc.mem_unmap(layout.scratch + 0x1000, SCRATCH_SIZE - 0x1000)
+        kinds = UC_HOOK_MEM_READ | UC_HOOK_MEM_WRITE
+        uc.hook_add(kinds, self._on_borrowed, begin=own[0], end=own[1])
         uc.hook_add(UC_HOOK_INSN, self._on_syscall, aux1=x86.UC_X86_INS_SYSCALL)
         uc.hook_add(UC_HOOK_INSN, self._on_sysenter, aux1=x86.UC_X86_INS_SYSENTER)
         self._reset()
@@ -96,6 +105,7 @@ class Runner:
         self._no_memory: tuple[int, int] | None = None
         self._step.at = None
         self._once: Go | None = None
+        self._borrowed: tuple[int, int] | None = None
         self._watch.begin()
         self._gate.begin()
         self._events: list[Event] = []
@@ -174,6 +184,11 @@ class Runner:
                 self._arm(rip)
             failed = self._start(rip, stop)
             rip = self._rip()
+            if self._borrowed is not None:
+                raise _Ended(
+                    Ending.NO_MEMORY,
+                    f"it tried to access physical address {self._borrowed[0]:#x}, not RAM",
+                )
             watched, stopped = self._watch.take()
             if watched and self._pending is None and failed is None:
                 if self._step.at is not None:
@@ -297,6 +312,7 @@ class Runner:
                 f"exception {pending.vector} came before long mode, where none is delivered",
             )
         if pending.vector == PAGE_FAULT:
+            self._check_borrowed()
             entry = accessed_in_faulting_1g(self._core, pending.error_code or 0)
             if entry is not None:
                 raise _Ended(
@@ -329,6 +345,19 @@ class Runner:
         self._note(events)
         if not entered:
             raise _Ended(Ending.SHUTDOWN, "a triple fault: no handler could be entered")
+
+    def _check_borrowed(self) -> None:
+        """End the run where its tables have led to the engine's own frames: there is no RAM."""
+        core = self._core
+        va = int(core.uc.reg_read(x86.UC_X86_REG_CR2))
+        root = int(core.uc.reg_read(x86.UC_X86_REG_CR3)) & _ROOT
+        if leads_there(core.layout, core.memory, root, self._judge.levels or 4, [va]):
+            raise _Ended(Ending.NO_MEMORY, refusal(core.layout))
+
+    def _on_borrowed(self, uc: Uc, kind: int, pa: int, _size: int, _value: int, _data: Any) -> None:
+        if self._borrowed is None:
+            self._borrowed = pa, kind
+        uc.emu_stop()
 
     def _note(self, events: list[Event]) -> None:
         self._events += events
@@ -398,8 +427,6 @@ class Runner:
         core.save()
         core.q[core.at.rip // 8] = rip
         core.restore()
-
-    # Hooks.
 
     def _on_exception(self, uc: Uc, vector: int, _data: Any) -> None:
         core = self._core
