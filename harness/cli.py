@@ -42,6 +42,7 @@ _COMMANDS: Final = {
         "harness.commands.lecture",
         "Tell the lecture, and prove it on the CPU.",
     ),
+    "data": ("harness.commands.data", "List the page tables and kernels that ship, by name."),
     "asm": ("harness.commands.asm", "Assemble a file and list what came out."),
 }
 

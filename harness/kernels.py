@@ -153,7 +153,7 @@ class Kernel:
             start = Start(rip=program.base, cpu=None if self.protected else machine.cpu)
             ended = machine.run(program, registers=inputs, start=start, budget=budget)
             failures = tuple(self._failures(program, machine, ended))
-            return KernelResult(self, ended, failures, machine)
+            return KernelResult(self, ended, failures, machine, program)
 
     def _failures(self, program: Program, machine: Machine, ended: Exit) -> list[str]:
         found = []
@@ -213,6 +213,14 @@ class KernelResult:
     exit: Exit
     failures: tuple[str, ...]
     machine: Machine = field(repr=False)
+    program: Program = field(repr=False)
+
+    def source_of(self, address: int) -> str | None:
+        """Return ``FILE:LINE: statement`` of the code at an address, None where there is none."""
+        found = self.program.statement_at(address)
+        if found is None or not found.line:
+            return None
+        return f"{Path(found.file).name}:{found.line}: {' '.join(found.text.split())}"
 
     @property
     def passed(self) -> bool:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from harness.errors import HarnessError
 
-__all__ = ["asm_dir", "fixtures_dir", "page_table_sets"]
+__all__ = ["asm_dir", "find_data", "fixtures_dir", "kernels", "page_table_sets"]
 
 _PACKAGE = Path(__file__).resolve().parent
 
@@ -45,6 +45,26 @@ def page_table_sets() -> list[Path]:
     if not sets:
         raise HarnessError(f"the installation must hold page-table sets in {root}, and has none")
     return sets
+
+
+def find_data(path: str | Path) -> Path:
+    """Return what a path or a name stands for: what exists, else what ships under that name.
+
+    ``linux-max`` is a page-table set and ``three-faults`` a guest kernel, wherever the package is
+    installed. A path that is neither is returned as it is.
+    """
+    given = Path(path)
+    if given.exists() or len(given.parts) != 1:
+        return given
+    for found in (fixtures_dir() / "page-tables" / given, asm_dir() / given.with_suffix(".asm")):
+        if found.exists() and (found.is_file() or (found / "cpu.json").is_file()):
+            return found
+    return given
+
+
+def kernels() -> list[Path]:
+    """Return the file of each guest kernel that ships with the package, sorted by name."""
+    return sorted(asm_dir().glob("*.asm"))
 
 
 def _folder(name: str) -> Path:

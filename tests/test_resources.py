@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
 from harness import resources
+from harness.cli import cli
 from harness.errors import HarnessError
+from harness.resources import asm_dir, find_data, fixtures_dir
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -60,3 +64,19 @@ def test_an_installation_without_sets_is_broken(
 
     with pytest.raises(HarnessError, match="must hold page-table sets in "):
         resources.page_table_sets()
+
+
+def test_what_ships_is_found_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert find_data("linux-max") == fixtures_dir() / "page-tables" / "linux-max"
+    assert find_data("three-faults") == asm_dir() / "three-faults.asm"
+    assert find_data("nothing-of-ours") == Path("nothing-of-ours")
+    (tmp_path / "linux-max").write_text("mine")
+    assert find_data("linux-max") == Path("linux-max")
+    assert find_data("some/linux-max") == Path("some/linux-max")
+    shown = CliRunner().invoke(cli, ["data", "--json"])
+    assert json.loads(shown.output)["page_tables"]["linux-max"].endswith("linux-max")
+    (tmp_path / "linux-max").unlink()
+    done = CliRunner().invoke(cli, ["walk", "linux-max", "0xffffffff81000000"])
+    assert "decided" in done.output, done.output
+    assert CliRunner().invoke(cli, ["run", "map-to"]).exit_code == 0

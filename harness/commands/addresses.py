@@ -15,14 +15,15 @@ __all__ = ["ADDRESS", "AddressType", "parse_address", "read_addresses"]
 # truth.csv, unmapped.csv and QEMU write addresses as 16 hexadecimal digits and nothing else.
 _BARE: Final = re.compile(r"[0-9a-fA-F]{16}", re.ASCII)
 _HEX_DIGITS: Final = re.compile(r"[0-9a-fA-F_]*[a-fA-F][0-9a-fA-F_]*", re.ASCII)
+_BOTH: Final = re.compile(r"[0-9][0-9_]*", re.ASCII)
 _LONGEST: Final = 80
 
 
 def parse_address(text: str) -> int:
     """Return the 64-bit number that a text stands for.
 
-    ``0x`` and ``0o`` with underscores, decimal, and bare hexadecimal where it can be nothing
-    else: 16 digits, or a letter among them.
+    ``0x`` and ``0o`` with underscores, and bare hexadecimal where it can be nothing else: 16
+    digits, or a letter among them. ``1000`` could be both hexadecimal and decimal, and is refused.
 
     :raises InputError: when it is no such number.
     """
@@ -32,6 +33,12 @@ def parse_address(text: str) -> int:
         number = int(word, 16 if bare else 0) if len(word) <= _LONGEST else -1
     except ValueError:
         number = -1
+    both = _BOTH.fullmatch(word) and not bare and len(word) <= 20
+    if both and len(word.lstrip("0_")) > 1:
+        raise InputError(
+            f"{word} could be hexadecimal or decimal: write 0x{word}, or {int(word):#x} for the "
+            "decimal number"
+        )
     if not 0 <= number < 1 << 64:
         raise InputError(
             "an address must be a 64-bit number such as 0xffff_8000_0000_0000, not "

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from harness.commands.addresses import ADDRESS
+from harness.resources import find_data
 
 if TYPE_CHECKING:
     from harness.asm import Program
@@ -28,7 +29,7 @@ def asm(file: Path, base: int | None, bits: str | None, as_json: bool) -> None:
     what it says is an error that names the line. A .s or .S file is GNU's language, and goes
     through this machine's cc and ld.
     """
-    program = _assemble(file, base, bits)
+    program = _assemble(find_data(file), base, bits)
     click.echo(json.dumps(_json(program)) if as_json else program.listing())
 
 

@@ -75,7 +75,9 @@ def _number_option(name: str, text: str) -> Callable[[Any], Any]:
 @click.option("--boot-info", type=_FILE, help="Rebuild the machine that printed this BootInfo.")
 @click.option("--success-exit-code", type=int, help="The only exit code that means success.")
 @click.option("--instructions", type=click.IntRange(1), help="Budget of instructions.")
-@click.option("--seconds", type=click.FloatRange(0, min_open=True), default=10.0, show_default=True)
+@click.option(
+    "--seconds", type=click.FloatRange(0, 86_400, min_open=True), default=10.0, show_default=True
+)
 @click.option("--engine", default="unicorn", show_default=True, help="The CPU to run on.")
 @click.option("--no-run", is_flag=True, help="Stop before the kernel's first instruction.")
 @click.option("--tables", is_flag=True, help="List what the page tables map in the end.")

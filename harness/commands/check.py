@@ -53,9 +53,9 @@ def check(
 ) -> None:
     """Hold walker, CPU and QEMU's answers against one another on real page tables.
 
-    Each SET is the folder of a page-table set. Without any, all the sets of fixtures/ are checked
-    and all the kernels of asm/ are run. Each runs in a process of its own: one that dies is
-    reported, and the others go on.
+    Each SET is the folder of a page-table set, or the name of one that ships. Without any, all the
+    sets of fixtures/ are checked and all the kernels of asm/ are run. Each runs in a process of its
+    own: one that dies is reported, and the others go on.
     """
     # What cannot be opened is told once, and not by every job.
     isolated(openable, engine if walker is None else f"walker:{walker}")
@@ -73,8 +73,15 @@ def check(
         _print(console(), jobs, seconds)
     for job in jobs:
         if job.error is not None:
-            click.echo(f"Error: {job.name}: {sentence(job.error)}", err=True)
+            click.echo(f"Error: {_named(job)}", err=True)
     raise SystemExit(max(job.exit_code for job in jobs))
+
+
+def _named(job: _Job) -> str:
+    """Give a job's error, with its name unless the sentence begins with it."""
+    assert job.error is not None
+    text = sentence(job.error)
+    return text if text.startswith(f"{job.name}:") else f"{job.name}: {text}"
 
 
 def openable(spec: str) -> None:
@@ -123,7 +130,7 @@ class _Job:
 def _jobs(sets: Sequence[Path], engine: str, walker: str | None, *, every: bool) -> list[_Job]:
     from harness.check.kernels import check_kernel, kernel_files
     from harness.check.sets import check_set
-    from harness.resources import page_table_sets
+    from harness.resources import find_data, page_table_sets
 
     jobs = []
     if walker is not None:
@@ -133,7 +140,7 @@ def _jobs(sets: Sequence[Path], engine: str, walker: str | None, *, every: bool)
             _Job(path.stem, check_kernel, (path,), {"engine": engine}) for path in kernel_files()
         ]
     # The longest first, or the last one would run alone; which that is, the file sizes tell.
-    by_size = sorted(sets or page_table_sets(), key=_size, reverse=True)
+    by_size = sorted([*map(find_data, sets)] or page_table_sets(), key=_size, reverse=True)
     jobs += [
         _Job(path.resolve().name, check_set, (path,), {"every": every, "engine": engine})
         for path in by_size

@@ -10,18 +10,28 @@ from typing import TYPE_CHECKING
 import click
 
 from harness.isolate import isolated
+from harness.resources import find_data
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from harness.engine.run import Exit
+    from harness.kernels import KernelResult
 
 __all__ = ["run"]
+
+_UNFINISHED = ("instruction-budget", "time-budget", "unsupported", "no-memory")
 
 
 @click.command()
 @click.argument("kernel", type=click.Path(path_type=Path))
-@click.option("--seconds", default=10.0, show_default=True, help="Wall time that it may take.")
+@click.option(
+    "--seconds",
+    type=click.FloatRange(0, 86_400, min_open=True),
+    default=10.0,
+    show_default=True,
+    help="Wall time that it may take.",
+)
 @click.option("--instructions", type=int, help="Instructions that it may execute; counts them.")
 @click.option("--events", "shown", default=20, show_default=True, help="Events to print.")
 @click.option("--engine", default="unicorn", show_default=True, help="The CPU.")
@@ -40,7 +50,7 @@ def run(
     fault that ended it if one did. A header in the file says what machine it needs and what it must
     leave behind; exit code 1 means that it did not.
     """
-    report = isolated(run_kernel, kernel, seconds, instructions, engine)
+    report = isolated(run_kernel, find_data(kernel), seconds, instructions, engine)
     if as_json:
         click.echo(
             json.dumps(
@@ -51,6 +61,7 @@ def run(
                     "failures": list(report.failures),
                     **report.exit.to_json(),
                     "fault": report.fault,
+                    "at": report.where,
                 }
             )
         )
@@ -72,6 +83,7 @@ class _Report:
     failures: tuple[str, ...]
     exit: Exit
     fault: str | None
+    where: str | None
 
 
 def run_kernel(path: Path, seconds: float, instructions: int | None, engine: str) -> _Report:
@@ -92,7 +104,18 @@ def run_kernel(path: Path, seconds: float, instructions: int | None, engine: str
         result.failures,
         result.exit,
         run_fault_report(result.machine.memory, result.exit),
+        _where(result),
     )
+
+
+def _where(result: KernelResult) -> str | None:
+    """Name the source line of the fault that ended a run, or where the run stood at its end."""
+    ended = result.exit
+    if ended.fault is not None:
+        return result.source_of(ended.fault.rip)
+    if ended.ending in _UNFINISHED:
+        return result.source_of(ended.rip)
+    return None
 
 
 def _print(console: Console, report: _Report, shown: int) -> None:
@@ -126,6 +149,8 @@ def _print(console: Console, report: _Report, shown: int) -> None:
     if report.fault is not None:
         console.print("[bold red]fault[/bold red]")
         console.print(Text(report.fault))
+    if report.where is not None:
+        console.print(Text.assemble(("at", "bold"), f"     {report.where}"))
     counted = "" if ended.instructions is None else f", {ended.instructions} instructions"
     console.print(f"[bold]ended[/bold]  {ended.ending}: {ended.detail}{counted}")
     for failure in report.failures:

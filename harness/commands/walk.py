@@ -29,9 +29,10 @@ _ROWS_AT_ONCE: Final = 1 << 16
 
 def _register_options(command: Any) -> Any:
     for name in reversed(_REGISTERS):
-        command = click.option(
-            f"--{name}", type=ADDRESS, help=f"Instead of the snapshot's {name}."
-        )(command)
+        kind = click.IntRange(32, 52) if name == "maxphyaddr" else ADDRESS
+        command = click.option(f"--{name}", type=kind, help=f"Instead of the snapshot's {name}.")(
+            command
+        )
     return command
 
 
@@ -80,12 +81,14 @@ def walk(
     walk is told level by level; with --addresses it is one row for each address.
     """
     from harness.outcome import Access
+    from harness.resources import find_data
 
     if (va is None) == (addresses is None):
         raise click.UsageError("either VA or --addresses must be given, and not both")
     if as_csv and as_json:
         raise click.UsageError("--csv and --json cannot go together")
     asked = Access.of(access, size=size)
+    snapshot = find_data(snapshot)
     opened, cpu = _open(snapshot, cpu_file, base, index, {**registers, "vendor": vendor}, cpl)
     if addresses is not None:
         vas = read_addresses(addresses)
