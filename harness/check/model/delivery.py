@@ -28,7 +28,7 @@ from harness.address import is_canonical
 from harness.check.judge.access import AccessVerdict, verdict_of_difference
 from harness.check.judge.compare import Difference, Judgement, compare
 from harness.check.judge.verdict import StepVerdict
-from harness.check.model.overlay import Overlay
+from harness.check.model.overlay import Overlay, pieces
 from harness.check.registered.model import EngineIdentity
 from harness.cpu import RFLAGS, CpuState
 from harness.engine.run import vector_name
@@ -245,12 +245,12 @@ class _Cpu:
 
     def _store(self, va: int, data: bytes, external: int) -> None:
         try:
-            pieces = self._translate(va, len(data), AccessKind.WRITE)
+            parts = self._translate(va, len(data), AccessKind.WRITE)
         except _Raised as error:
             if error.vector == _GP:  # the stack is not canonical
                 raise _Raised(_SS, external) from None
             raise
-        for pa, count in pieces:
+        for pa, count in parts:
             self.memory.write(pa, data[:count])
             data = data[count:]
 
@@ -269,13 +269,7 @@ class _Cpu:
                 raise _Raised(_PF, found.error_code, found.cr2)
             raise _Raised(_GP, 0)
         self.memory.set_bits(found.sets)
-        assert found.pa is not None
-        low = min(size, 0x1000 - (found.va & 0xFFF))
-        pieces = [(found.pa, low)]
-        if found.second is not None:
-            assert found.second.pa is not None
-            pieces.append((found.second.pa, size - low))
-        return pieces
+        return pieces(found)
 
 
 def _double(first: int, second: int) -> bool:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from harness.check.codec import prediction_to_json
-from harness.check.model.overlay import Overlay
+from harness.check.model.overlay import Overlay, pieces
 from harness.cpu import CpuState
 from harness.engine.run import REGISTERS
 from harness.entry import PageTableFlags
@@ -159,14 +159,7 @@ class ModelMachine:
 
     def bytes_of(self, found: Walk) -> list[tuple[int, int]]:
         """Return the physical pieces of an access: address and size."""
-        assert found.pa is not None
-        size = found.access.size
-        low = min(size, 0x1000 - (found.va & 0xFFF))
-        pieces = [(found.pa, low)]
-        if found.second is not None:
-            assert found.second.pa is not None
-            pieces.append((found.second.pa, size - low))
-        return pieces
+        return pieces(found)
 
     def value(self, found: Walk) -> int:
         """Read what an access reaches."""
