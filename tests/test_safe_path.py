@@ -57,12 +57,12 @@ def test_nothing_of_the_current_directory_runs(trap: Path, command: list[str]) -
 def test_a_worker_does_not_outlive_a_parent_that_dies_at_once(tmp_path: Path) -> None:
     script = "import os, harness.isolate as i; i.isolated(os.getpid); os.kill(os.getpid(), 9)"
     late = (
-        "import os, sys, subprocess, harness.isolate as i\n"
-        "old = subprocess.Popen\n"
-        "def started(*a, **k):\n"
-        "    made = old(*a, **k); print(made.pid, flush=True); os.kill(os.getpid(), 9)\n"
-        "subprocess.Popen = started\n"
-        "i.isolated(os.getpid)\n"
+        "import os, time, harness.isolate as i\n"
+        "call = i._Worker.call\n"
+        "def called(self, *a, **k):\n"
+        "    call(self, *a, **k); print(self.process.pid, flush=True); os.kill(os.getpid(), 9)\n"
+        "i._Worker.call = called\n"
+        "i.isolated(time.sleep, 60)\n"
     )
     assert subprocess.run([sys.executable, "-c", script], check=False).returncode == -signal.SIGKILL
     done = subprocess.run([sys.executable, "-c", late], capture_output=True, text=True, check=False)
@@ -80,3 +80,10 @@ def _alive(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
     except OSError:
         return False
+
+
+def test_a_worker_of_a_script_does_not_either(trap: Path) -> None:
+    script = "import os, harness.isolate as i; i.isolated(os.getpid)"
+    done = subprocess.run([sys.executable, "-P", "-c", script], cwd=trap, check=False)
+    assert done.returncode == 0
+    assert not (trap / "ran").exists()

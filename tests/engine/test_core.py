@@ -128,3 +128,10 @@ def test_an_engine_can_be_closed_and_another_opened() -> None:
             assert engine.memory is memory
             assert engine.probe(CpuState(cr3=0x1000), 0x5000).error_code == 0
             engine.probe_many(CpuState(cr3=0x1000), np.arange(4, dtype=np.uint64))
+
+
+def test_bits_on_which_no_access_depends_are_left_out() -> None:
+    memory = PhysicalMemory(0x20_0000)
+    cpu = CpuState(cr3=0x1000, cr4=int(CR4.PAE | CR4.CET | CR4.KL | CR4.FRED), efer=0x1D01)
+    with open_engine("unicorn", memory) as engine:
+        assert engine.probe(cpu, 0x4000).error_code == 0

@@ -34,6 +34,8 @@ __all__ = [
 
 SCRATCH_SIZE = 0x20_0000
 _EFER = 0xC000_0080
+_CS64 = 1 << 15
+"""unicorn 2.1.4: the hflags bit of a 64-bit code segment."""
 _EFER_HELD = 0xD01
 _CR4_NEVER_MIND = int(CR4.KL | CR4.CET | CR4.UINTR | CR4.FRED)
 
@@ -207,6 +209,12 @@ class Core:
         if LIB.uc_vmem_translate(self.handle, va, prot, self._translated_at):
             return None
         return self._translated.value
+
+    @property
+    def in_64_bit_code(self) -> bool:
+        """Whether CS is a 64-bit code segment."""
+        self.save()
+        return bool(self.d[self.at.hflags // 4] & _CS64)
 
     def forget_exception(self) -> None:
         """Let the next exception arrive as itself (docs/quirks.md, Unicorn 2 and 3)."""

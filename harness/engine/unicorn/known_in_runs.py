@@ -15,6 +15,7 @@ __all__ = ["accessed_in_faulting_1g"]
 _RSVD = 1 << 3
 _LA57, _PRESENT, _ACCESSED, _PAGE_SIZE = 1 << 12, 1 << 0, 1 << 5, 1 << 7
 _ADDRESS = (1 << 52) - (1 << 12)
+_RESERVED_1G = (1 << 30) - (1 << 13)
 
 
 def accessed_in_faulting_1g(core: Core, error_code: int) -> int | None:
@@ -38,4 +39,4 @@ def accessed_in_faulting_1g(core: Core, error_code: int) -> int | None:
         if not entry & _PRESENT:
             return None
         table = entry & _ADDRESS
-    return at if entry & _PAGE_SIZE and entry & _ACCESSED else None
+    return at if entry & _PAGE_SIZE and entry & _ACCESSED and entry & _RESERVED_1G else None

@@ -15,7 +15,7 @@ from unicorn import x86_const as x86
 from harness.engine.guest.ports import Ports
 from harness.engine.unicorn.core import Core, Scratch
 from harness.engine.unicorn.deliver import Pending, port_fault
-from harness.engine.unicorn.preflight import Refused
+from harness.engine.unicorn.preflight import Unable
 from harness.engine.unicorn.watch import Watch
 
 __all__ = ["PortGate"]
@@ -58,7 +58,7 @@ class PortGate:
     def fault(self) -> Pending | None:
         """Return what the last access to a port raises, None where it was allowed.
 
-        :raises Refused: for a port that only the TSS's I/O map opens.
+        :raises Unable: for a port that only the TSS's I/O map opens.
         :raises NoMemory: when the TSS lies outside RAM.
         """
         if self._refused is None:
@@ -68,7 +68,7 @@ class PortGate:
         found = port_fault(self._core, port, size)
         if found is None:
             rip = int(self._core.uc.reg_read(x86.UC_X86_REG_RIP))
-            raise Refused(
+            raise Unable(
                 f"port {port:#x} at {rip:#x} is open by the TSS's I/O map alone, "
                 "which this engine does not execute"
             )

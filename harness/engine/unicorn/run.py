@@ -35,8 +35,7 @@ from harness.engine.unicorn.deliver import WITH_ERROR_CODE, Pending, deliver
 from harness.engine.unicorn.known_in_runs import accessed_in_faulting_1g
 from harness.engine.unicorn.otherwise import otherwise
 from harness.engine.unicorn.port_gate import PortGate
-from harness.engine.unicorn.preflight import Go, need_of, preflight
-from harness.engine.unicorn.preflight import Refused as Unable
+from harness.engine.unicorn.preflight import Go, Unable, need_of, preflight
 from harness.engine.unicorn.stack import goes_through_stack
 from harness.engine.unicorn.state import EFER, Judge, Refused
 from harness.engine.unicorn.stepping import Stepping
@@ -57,7 +56,7 @@ _STAR, _LSTAR, _FMASK = 0xC000_0081, 0xC000_0082, 0xC000_0084
 _SCE = 1 << 0
 _RF, _TF = 1 << 16, 1 << 8
 _ROOT = 0x000F_FFFF_FFFF_F000
-_PAE, _CS64 = 1 << 5, 1 << 15
+_PAE = 1 << 5
 _PAGING, _PROTECTED = 1 << 31, 1 << 0
 _PROTECTED_MODE = 0xB0
 """unicorn 2.1.4: hflags of 32-bit code and stack in protected mode."""
@@ -368,9 +367,7 @@ class Runner:
     def _enter_kernel(self, rip: int) -> None:
         """Do what ``syscall`` does (SDM 2B): Unicorn 2.1.4 executes it as a no-op."""
         uc, core = self._core.uc, self._core
-        core.save()
-        in_64_bit = core.d[core.at.hflags // 4] & _CS64
-        if not in_64_bit or not uc.reg_read(x86.UC_X86_REG_MSR, EFER) & _SCE:
+        if not core.in_64_bit_code or not uc.reg_read(x86.UC_X86_REG_MSR, EFER) & _SCE:
             self._move(rip - 2)
             self._deliver(Pending(_INVALID_OPCODE))
             return
@@ -457,11 +454,8 @@ class Runner:
     def _reads_descriptors(self) -> bool:
         """Whether CR2 lies in a descriptor table that the instruction at RIP reads."""
         core = self._core
-        core.save()
-        long = bool(core.d[core.at.hflags // 4] & _CS64)
-        found = decode(
-            core.fetch(core.q[core.at.rip // 8], LONGEST), core.q[core.at.rip // 8], long
-        )
+        rip = self._rip()
+        found = decode(core.fetch(rip, LONGEST), rip, core.in_64_bit_code)
         if found is None or need_of(found, 4) not in ("segment", "far", "far-return", "table"):
             return False
         cr2 = int(core.uc.reg_read(x86.UC_X86_REG_CR2))

@@ -21,8 +21,6 @@ __all__ = ["goes_through_stack", "through_stack"]
 _PUSHES = frozenset({"push", "pushfq", "pushf", "call", "enter"})
 _POPS = frozenset({"pop", "popfq", "popf", "ret", "retf", "retfq", "iretq", "iretd", "leave"})
 _MASK = (1 << 64) - 1
-_CS64 = 1 << 15
-"""unicorn 2.1.4: the hflags bit of a 64-bit code segment."""
 
 
 def goes_through_stack(core: Core, rip: int, levels: int) -> bool:
@@ -30,8 +28,7 @@ def goes_through_stack(core: Core, rip: int, levels: int) -> bool:
 
     :param levels: 4 or 5, for what is canonical.
     """
-    core.save()
-    if not core.d[core.at.hflags // 4] & _CS64:
+    if not core.in_64_bit_code:
         return False
     return through_stack(core.fetch(rip, LONGEST), rip, register_of(core.uc), levels)
 

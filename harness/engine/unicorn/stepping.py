@@ -14,7 +14,7 @@ from harness.address import is_canonical
 from harness.engine.run import PAGE_FAULT
 from harness.engine.unicorn.core import Core
 from harness.engine.unicorn.deliver import Pending
-from harness.engine.unicorn.preflight import Refused
+from harness.engine.unicorn.preflight import Unable
 
 __all__ = ["Stepping"]
 
@@ -66,11 +66,11 @@ class Stepping:
     def arm(self, rip: int) -> None:
         """Let the CPU stop behind the next instruction.
 
-        :raises Refused: where that would show in what the instruction does.
+        :raises Unable: where that would show in what the instruction does.
         """
         uc = self._core.uc
         if self._core.fetch(rip, 1) == _PUSHF:
-            raise Refused(
+            raise Unable(
                 f"pushf at {rip:#x}, before a page that is missing, is not executed by this engine"
             )
         self._core.forget_exception()

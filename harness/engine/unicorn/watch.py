@@ -22,7 +22,6 @@ from harness.engine.unicorn.preflight import harmless, need_of
 
 __all__ = ["Watch"]
 
-_CS64 = 1 << 15
 _LA57 = 1 << 12
 _NOTE_BLOCK = bytes.fromhex("488931 48895108 c3".replace(" ", ""))
 """Host code of a block hook: mov [rcx], rsi; mov [rcx + 8], rdx; ret."""
@@ -102,8 +101,7 @@ class Watch:
         if self.idle:
             return
         core = self._core
-        core.save()
-        long = bool(core.d[core.at.hflags // 4] & _CS64)
+        long = core.in_64_bit_code
         levels = 5 if uc.reg_read(x86.UC_X86_REG_CR4) & _LA57 else 4
         code = core.fetch(block.pc, block.size)
         at, new = block.pc, False

@@ -9,10 +9,10 @@ that this engine cannot go on, or lets Unicorn execute the instruction after all
 from harness.engine.unicorn.preflight.checks import (
     NEEDS,
     Go,
-    Refused,
+    Unable,
     harmless,
     need_of,
     preflight,
 )
 
-__all__ = ["NEEDS", "Go", "Refused", "harmless", "need_of", "preflight"]
+__all__ = ["NEEDS", "Go", "Unable", "harmless", "need_of", "preflight"]

@@ -14,10 +14,10 @@ from harness.address import is_canonical
 from harness.engine.unicorn.core import Core
 from harness.engine.unicorn.decoded import Decoded, register_of
 from harness.engine.unicorn.preflight import control, operands, transfers
-from harness.engine.unicorn.preflight.guest import Go, Guest, Refused
+from harness.engine.unicorn.preflight.guest import Go, Guest, Unable
 from harness.registers import CR0, CR4
 
-__all__ = ["NEEDS", "Go", "Refused", "harmless", "need_of", "preflight"]
+__all__ = ["NEEDS", "Go", "Unable", "harmless", "need_of", "preflight"]
 
 NEEDS: Final[Mapping[str, Callable[[Guest], Go]]] = MappingProxyType(
     {
@@ -130,6 +130,6 @@ def preflight(core: Core, instruction: Decoded, need: str) -> Go:
 
     :param need: from :func:`need_of`.
     :raises harness.engine.unicorn.accesses.Raised: what it raises.
-    :raises Refused: where this engine cannot execute it.
+    :raises Unable: where this engine cannot execute it.
     """
     return NEEDS[need](Guest(core, instruction))

@@ -12,7 +12,8 @@ from typing import Final
 
 from harness.engine.unicorn.accesses import Raised
 from harness.engine.unicorn.capabilities import PHYSICAL_BITS
-from harness.engine.unicorn.preflight.guest import EFER, GP, LMA, PG, Go, Guest, Refused
+from harness.engine.unicorn.preflight.guest import GP, LMA, PG, Go, Guest, Unable
+from harness.engine.unicorn.state import EFER
 from harness.registers import CR0, CR4
 
 __all__ = ["descriptor_table_register", "move_to_control", "read_msr", "segment_base", "write_msr"]
@@ -114,7 +115,7 @@ def _cr4(guest: Guest, value: int) -> int:
         raise _refuse("CR4.CET needs CR0.WP")
     for name, bit in _CR4_MISSING.items():
         if value & ~guest.cr4 & bit:
-            raise Refused(f"it turned on CR4.{name}, which Unicorn does not implement")
+            raise Unable(f"it turned on CR4.{name}, which Unicorn does not implement")
     return value
 
 
@@ -136,7 +137,7 @@ def write_msr(guest: Guest) -> Go:
     msr = guest.get("rcx") & 0xFFFF_FFFF
     value = (guest.get("rdx") & 0xFFFF_FFFF) << 32 | guest.get("rax") & 0xFFFF_FFFF
     if msr not in _WRITABLE:
-        raise Refused(f"Unicorn does not implement MSR {msr:#x}")
+        raise Unable(f"Unicorn does not implement MSR {msr:#x}")
     if msr in _CANONICAL and not guest.canonical(value):
         raise _refuse(f"MSR {msr:#x} takes canonical addresses, not {value:#x}")
     if msr == EFER:
@@ -155,7 +156,7 @@ def read_msr(guest: Guest) -> Go:
     """``rdmsr``: Unicorn gives 0 for what it does not know."""
     msr = guest.get("rcx") & 0xFFFF_FFFF
     if not guest.cpl and msr not in _READABLE:
-        raise Refused(f"Unicorn does not implement MSR {msr:#x}")
+        raise Unable(f"Unicorn does not implement MSR {msr:#x}")
     return Go()
 
 

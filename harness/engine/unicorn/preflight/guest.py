@@ -11,11 +11,11 @@ from harness.engine.unicorn.accesses import Accesses, Raised
 from harness.engine.unicorn.core import Core
 from harness.engine.unicorn.decoded import Decoded, Registers, register_of
 from harness.engine.unicorn.deliver import descriptor_table
+from harness.engine.unicorn.state import EFER
 
 __all__ = [
     "AC",
     "AM",
-    "EFER",
     "GP",
     "LMA",
     "PG",
@@ -24,11 +24,10 @@ __all__ = [
     "Descriptor",
     "Go",
     "Guest",
-    "Refused",
+    "Unable",
 ]
 
 GP, SS = 13, 12
-EFER = 0xC000_0080
 LMA = 1 << 10
 PG, AM = 1 << 31, 1 << 18
 SMAP, _LA57 = 1 << 21, 1 << 12
@@ -36,7 +35,7 @@ AC = 1 << 18
 _MASK = (1 << 64) - 1
 
 
-class Refused(Exception):
+class Unable(Exception):
     """This engine cannot execute the instruction; the message says why."""
 
 
@@ -86,14 +85,13 @@ class Descriptor:
         return self.access & 0x98 == 0x98
 
     @property
-    def is_segment(self) -> bool:
-        """Whether it is a present code or data segment."""
-        return self.access & 0x90 == 0x90
-
-    @property
     def conforming(self) -> bool:
         """Whether a code segment conforms."""
         return bool(self.access & 4)
+
+    def returns_to(self, rpl: int) -> bool:
+        """Whether a return to a privilege level may load this code segment (SDM 2B, RET)."""
+        return self.dpl <= rpl if self.conforming else self.dpl == rpl
 
     @property
     def long(self) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from harness.engine.unicorn.accesses import Raised
-from harness.engine.unicorn.preflight.guest import GP, SS, Go, Guest, Refused
+from harness.engine.unicorn.preflight.guest import GP, SS, Go, Guest, Unable
 from harness.registers import CR0, CR4
 
 __all__ = ["aligned", "cache_line", "enter", "indirect_call", "monitor", "near_transfer", "ordered"]
@@ -73,7 +73,7 @@ def indirect_call(guest: Guest) -> Go:
 def near_transfer(guest: Guest) -> Go:
     """A direct ``call`` or ``loop`` over the canonical edge."""
     if guest.instruction.name != "call":
-        raise Refused(f"{guest.instruction.name} over the canonical edge is not executed")
+        raise Unable(f"{guest.instruction.name} over the canonical edge is not executed")
     target = guest.instruction.immediate()
     assert target is not None
     raise Raised(GP, 0, f"{target:#x} is not canonical")

@@ -19,7 +19,7 @@ from harness.engine.unicorn.preflight.guest import (
     Descriptor,
     Go,
     Guest,
-    Refused,
+    Unable,
 )
 
 __all__ = ["far_return", "far_transfer", "flags_from_stack", "load_segment", "system_return"]
@@ -47,13 +47,14 @@ def far_return(guest: Guest) -> Go:
     if outer or (is_iret and instruction.long):
         words += _pop(guest, size, 3 * size if is_iret else 2 * size + released, 2)
     found = guest.descriptor(selector)
-    if found is None or not found.is_code or (selector & 3) < guest.cpl:
+    rpl = selector & 3
+    if found is None or not found.is_code or rpl < guest.cpl or not found.returns_to(rpl):
         return Go()  # Unicorn raises what that deserves
     stack = guest.descriptor(words[-1] & 0xFFFF) if outer else None
-    if outer and not _is_stack(stack, selector & 3):
+    if outer and not _is_stack(stack, rpl):
         return Go()
     _go_to(guest, found, words[0])
-    if is_iret and selector & 3 == 3 and words[2] & AC:
+    if is_iret and rpl == 3 and words[2] & AC:
         _no_alignment_check(guest)
     guest.mark_accessed(found)
     if stack is not None:
@@ -80,7 +81,7 @@ def far_transfer(guest: Guest) -> Go:
         return Go()
     if not found.access & 0x10:
         if found.access & 0x0F == _GATE:
-            raise Refused("a call gate is not executed by this engine")
+            raise Unable("a call gate is not executed by this engine")
         return Go()
     allowed = (
         found.dpl <= guest.cpl
@@ -127,14 +128,12 @@ def flags_from_stack(guest: Guest) -> Go:
 def load_segment(guest: Guest) -> Go:
     """Whatever reads a descriptor: segment loads, ``lar``, ``lsl``, ``verr`` and ``verw``.
 
-    The descriptor is read, and marked as accessed, without AC.
+    The descriptor is read without AC; what may not be read may not be marked as accessed either.
     """
-    if not guest.smap_bypassed or not guest.cr0 & PG:
-        return Go()
-    selector = _selector(guest)
-    found = None if selector is None else guest.descriptor(selector)
-    if found is not None and found.is_segment and _loads(guest):
-        guest.mark_accessed(found)
+    if guest.smap_bypassed and guest.cr0 & PG:
+        selector = _selector(guest)
+        if selector is not None:
+            guest.descriptor(selector)
     return Go()
 
 
@@ -150,10 +149,6 @@ def _selector(guest: Guest) -> int | None:
         data = guest.operand(size + 2)
         return None if data is None else int.from_bytes(data[size:], "little")
     return guest.word_of_operand(2)
-
-
-def _loads(guest: Guest) -> bool:
-    return guest.instruction.name in {"mov", "pop"} | _LOADED_WITH
 
 
 def _is_stack(found: Descriptor | None, rpl: int) -> bool:
@@ -193,6 +188,4 @@ def _kernel_rights(guest: Guest) -> bool:
 
 def _no_alignment_check(guest: Guest) -> None:
     if guest.cr0 & AM:
-        raise Refused(
-            "alignment checks at CPL 3 (CR0.AM and RFLAGS.AC) are not executed by Unicorn"
-        )
+        raise Unable("alignment checks at CPL 3 (CR0.AM and RFLAGS.AC) are not executed by Unicorn")
